@@ -1,0 +1,198 @@
+//! Settings: raw as people write them, validated as the node uses them.
+//!
+//! Settings come from defaults, then a TOML file, then `QUORATE_*`, then flags. [`Settings`] is what
+//! comes out: every value checked, every limit named with its unit.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::types::{Mode, NodeId};
+
+/// Which table engine holds the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// sled 0.34: the default.
+    Sled,
+    /// Everything in memory, written out whole at each checkpoint: for tests and small data.
+    Memory,
+}
+
+impl Engine {
+    /// The word for the engine in flags and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Engine::Sled => "sled",
+            Engine::Memory => "memory",
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "sled" => Ok(Engine::Sled),
+            "memory" => Ok(Engine::Memory),
+            _ => Err(format!("'{text}' is not an engine: expected 'sled' or 'memory'")),
+        }
+    }
+}
+
+/// When replicas that a quorum read found stale or missing are written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadRepair {
+    /// Before the read is answered: the default, and what makes quorum reads hold their promise.
+    Blocking,
+    /// Never; the effective level of reads then says `eventual`.
+    Off,
+}
+
+impl ReadRepair {
+    /// The word for it in settings and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ReadRepair::Blocking => "blocking",
+            ReadRepair::Off => "off",
+        }
+    }
+}
+
+/// A node's settings, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub node_id: NodeId,
+    pub mode: Mode,
+    /// Where clients are listened for, `host:port`.
+    pub listen: String,
+    /// Where peers are listened for, `host:port`.
+    pub peer_listen: String,
+    /// The address that other nodes and redirected clients are told; `listen` unless set.
+    pub advertise: String,
+    /// Every node of the cluster, this one included, with its peer address.
+    pub peers: BTreeMap<NodeId, String>,
+    pub data_dir: PathBuf,
+    pub engine: Engine,
+    pub leader: LeaderSettings,
+    pub leaderless: LeaderlessSettings,
+    pub storage: StorageSettings,
+    pub limits: Limits,
+    /// A `tracing` filter, such as `info` or `quorate=debug`.
+    pub log: String,
+}
+
+/// Timing and batching of the Raft group.
+#[derive(Clone, Debug)]
+pub struct LeaderSettings {
+    pub heartbeat: Duration,
+    pub election_timeout_min: Duration,
+    pub election_timeout_max: Duration,
+    /// How many entries stay in the log behind a checkpoint, for followers that lag a little.
+    pub keep_entries: u64,
+}
+
+/// Replication factor and quorums.
+#[derive(Clone, Debug)]
+pub struct LeaderlessSettings {
+    /// N: replicas a key.
+    pub replicas: u16,
+    /// R: replicas a read waits for, unless the request says otherwise.
+    pub read_quorum: u16,
+    /// W: replicas a write waits for, unless the request says otherwise.
+    pub write_quorum: u16,
+    pub read_repair: ReadRepair,
+    /// How many replica writes may be finishing in the background, a node.
+    pub max_stragglers: usize,
+    /// How far versions may run ahead of the wall clock before fresh writes are refused.
+    pub max_clock_drift: Duration,
+}
+
+/// Sizes of what lies on disk and of its caches, in bytes.
+#[derive(Clone, Debug)]
+pub struct StorageSettings {
+    /// A log segment is closed once it is this long.
+    pub log_segment_bytes: u64,
+    /// A checkpoint is taken once the log grew by this much since the last.
+    pub checkpoint_log_bytes: u64,
+    /// Recent log entries kept in memory for followers.
+    pub log_cache_bytes: u64,
+    /// The table engine's page cache.
+    pub table_cache_bytes: u64,
+    /// Old rows kept for a view while writes go on; a view that needs more fails and is retried.
+    pub view_overlay_bytes: u64,
+}
+
+/// What a client may ask for, and how much at once.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub max_key_bytes: usize,
+    pub max_value_bytes: usize,
+    pub max_batch_operations: usize,
+    /// The body of a batch request.
+    pub max_batch_bytes: usize,
+    /// Keys on a page of a list.
+    pub max_list_items: usize,
+    pub max_requests_in_flight: usize,
+    pub max_connections: usize,
+    /// A request that took this long is answered with what is known then.
+    pub request_timeout: Duration,
+}
+
+impl Settings {
+    /// The defaults for one node of `peers`, before a file, the environment or flags change them.
+    pub fn defaults(node_id: NodeId, mode: Mode, peers: BTreeMap<NodeId, String>) -> Settings {
+        let replicas = peers.len().clamp(1, 3) as u16;
+        let majority = replicas / 2 + 1;
+        Settings {
+            node_id,
+            mode,
+            listen: "127.0.0.1:7001".to_owned(),
+            peer_listen: "127.0.0.1:8001".to_owned(),
+            advertise: "127.0.0.1:7001".to_owned(),
+            peers,
+            data_dir: PathBuf::from("data"),
+            engine: Engine::Sled,
+            leader: LeaderSettings {
+                heartbeat: Duration::from_millis(100),
+                election_timeout_min: Duration::from_millis(250),
+                election_timeout_max: Duration::from_millis(400),
+                keep_entries: 10_000,
+            },
+            leaderless: LeaderlessSettings {
+                replicas,
+                read_quorum: majority,
+                write_quorum: majority,
+                read_repair: ReadRepair::Blocking,
+                max_stragglers: 16_384,
+                max_clock_drift: Duration::from_millis(500),
+            },
+            storage: StorageSettings {
+                log_segment_bytes: 32 << 20,
+                checkpoint_log_bytes: 64 << 20,
+                log_cache_bytes: 32 << 20,
+                table_cache_bytes: 128 << 20,
+                view_overlay_bytes: 64 << 20,
+            },
+            limits: Limits {
+                max_key_bytes: 4 << 10,
+                max_value_bytes: 1 << 20,
+                max_batch_operations: 128,
+                max_batch_bytes: 8 << 20,
+                max_list_items: 1_000,
+                max_requests_in_flight: 4_096,
+                max_connections: 4_096,
+                request_timeout: Duration::from_secs(5),
+            },
+            log: "info".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What can go wrong with an operation, one type an operation.
+//!
+//! The distinction that matters most is in [`WriteError`]: whether a write that failed is
+//! definitely not applied or may yet show up. `api` maps every variant to an answer in one
+//! exhaustive match without a wildcard arm, so a new variant does not compile until it has one.
+
+use std::time::Duration;
+
+use crate::types::{Level, Mode, NodeId, Outcome, Version};
+
+/// Why a node cannot serve an operation at all, whichever it is. Nothing has happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The level is a mistake in this mode.
+    #[error("consistency '{level}' is not offered for this request in {mode} mode: use {allowed}")]
+    LevelNotOffered { level: Level, mode: Mode, allowed: &'static str },
+    /// The level, or the operation, will exist but does not yet. It is never imitated.
+    #[error("{what} is not implemented in {mode} mode")]
+    NotImplemented { what: String, mode: Mode },
+    /// A request parameter makes no sense for this cluster.
+    #[error("{parameter}: {problem}")]
+    BadParameter { parameter: &'static str, problem: String },
+    /// No leader is known, or none confirmed itself in time.
+    #[error("{detail}")]
+    NoLeader { detail: String },
+    /// The client asked for no forwarding, and another node leads.
+    #[error("node {leader} leads; ask it at {client_address}")]
+    NotLeader { leader: NodeId, client_address: String },
+    /// Too few replicas answered.
+    #[error("{answered} of the {needed} replicas needed answered: {detail}")]
+    NotEnoughReplicas { needed: u16, answered: u16, detail: String },
+    /// The versions of this node run too far ahead of its wall clock.
+    #[error("{detail}")]
+    ClockDrift { detail: String },
+    /// A queue is full.
+    #[error("{what} is full; try again after {} ms", retry_after.as_millis())]
+    Overloaded { what: &'static str, retry_after: Duration },
+    /// The node starts, stops, or installs a snapshot.
+    #[error("this node cannot serve yet: {detail}")]
+    NotReady { detail: String },
+    /// The node's storage failed; it is stopping.
+    #[error("this node's storage failed: {detail}")]
+    Storage { detail: String },
+}
+
+/// Why a read gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The request's deadline passed.
+    #[error("the read was not answered within {} ms", waited.as_millis())]
+    TimedOut { waited: Duration },
+}
+
+/// Why a write was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Definitely not applied.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Definitely not applied: the condition did not hold. `current` is the version that stood in
+    /// the way, `None` where the key held nothing.
+    #[error("the precondition does not hold: the key is {}", current.map_or("absent".to_owned(), |version| format!("at version {version}")))]
+    PreconditionFailed { current: Option<Version> },
+    /// It may have been applied, or may yet be: once and wholly, or not at all.
+    #[error("it is unknown whether the write was applied: {detail}")]
+    Unknown { detail: String },
+}
+
+impl WriteError {
+    /// What a client may conclude.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            WriteError::Refused(_) | WriteError::PreconditionFailed { .. } => Outcome::NotApplied,
+            WriteError::Unknown { .. } => Outcome::Unknown,
+        }
+    }
+}
+
+/// Why a node does not start; one clear line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory belongs to something else, or its files are damaged.
+    #[error("{0}")]
+    DataDirectory(String),
+    /// A port could not be listened on.
+    #[error("cannot listen on {address} ({role}): {source}")]
+    Listen { role: &'static str, address: String, source: std::io::Error },
+    /// Peers know this node id with another data directory.
+    #[error(
+        "node {node} is known to its peers with other data (incarnation {known}, this directory is \
+         {own}): a wiped node must not come back under its old id; restore the data directory"
+    )]
+    WipedNode { node: NodeId, known: String, own: String },
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}

@@ -1,0 +1,1 @@
+//! Measuring: workloads, clusters of real processes, faults, histories, checks and the report.

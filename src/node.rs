@@ -1,0 +1,1 @@
+//! A node: put together, started and stopped in order.

@@ -1,0 +1,1 @@
+//! Faults on links, as a decorator of any transport.

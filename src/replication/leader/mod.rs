@@ -1,0 +1,1 @@
+//! Leader mode: the leader orders every write, any node takes requests.

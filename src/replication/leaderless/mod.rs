@@ -1,0 +1,1 @@
+//! Leaderless mode: any node coordinates a quorum write, and reads repair.

@@ -1,0 +1,155 @@
+//! The two architectures behind one trait.
+//!
+//! [`Replicator`] is all that `api` knows. `leader` and `leaderless` implement it and never import
+//! each other; [`build`] is the one place in the server that matches on the mode.
+
+use futures_util::future::BoxFuture;
+
+use crate::error::{ReadError, WriteError};
+use crate::peer::Inbound;
+use crate::runtime::Instant;
+use crate::types::{
+    ClusterId, EffectiveLevel, Epoch, Key, Level, Mode, NodeId, Record, Version, Write,
+};
+
+pub mod leader;
+pub mod leaderless;
+
+/// What a client asks of one request, whatever it is.
+#[derive(Clone, Debug)]
+pub struct RequestOptions {
+    /// `None`: the mode's default.
+    pub level: Option<Level>,
+    /// Replicas to wait for on a read; leaderless only.
+    pub r: Option<u16>,
+    /// Replicas to wait for on a write; leaderless only.
+    pub w: Option<u16>,
+    /// Whether the request may be passed on to another node.
+    pub may_forward: bool,
+    /// When the client is answered with what is known.
+    pub deadline: Instant,
+}
+
+/// An acknowledged write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteAnswer {
+    /// The version the write was given.
+    pub version: Version,
+    /// The newer version it lost to, where it did.
+    pub superseded_by: Option<Version>,
+    pub level: EffectiveLevel,
+    pub cost: Cost,
+}
+
+/// An answered read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    /// The record, tombstones included; `None` where no replica asked ever had one.
+    pub record: Option<Record>,
+    pub level: EffectiveLevel,
+    pub cost: Cost,
+}
+
+/// What a request cost, for `Quorate-Trace`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Peer messages sent and received on this request's account; shared ones count as one.
+    pub messages: u32,
+    /// Replicas whose acknowledgement the answer rests on.
+    pub acks: u16,
+}
+
+/// A page of keys to list.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// Only keys that begin with this.
+    pub prefix: String,
+    /// Only keys after this one.
+    pub after: Option<Key>,
+    /// Keys that hold the delimiter after the prefix are folded into one prefix each.
+    pub delimiter: Option<String>,
+    /// Items and prefixes together, at most.
+    pub limit: usize,
+    /// Whether items carry their values.
+    pub with_values: bool,
+}
+
+/// A page of a list, in key order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListAnswer {
+    pub items: Vec<(Key, Record)>,
+    pub prefixes: Vec<String>,
+    /// Where the next page starts (after this text, all keys that it begins included where
+    /// it is one of `prefixes`); `None` at the end.
+    pub next: Option<String>,
+    pub level: EffectiveLevel,
+    pub cost: Cost,
+}
+
+/// One node of the cluster, as another sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub id: NodeId,
+    pub peer_address: String,
+    pub client_address: Option<String>,
+    /// `voter`, `learner` or `replica`.
+    pub role: &'static str,
+    /// Whether this node's link to it is up (always so for itself).
+    pub reachable: bool,
+}
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub cluster: Option<ClusterId>,
+    pub mode: Mode,
+    pub epoch: Epoch,
+    pub node: NodeId,
+    /// The leader of the control plane (in leader mode, of the data too).
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    pub members: Vec<Member>,
+    /// Log index up to which the control plane's log is applied here.
+    pub applied_index: u64,
+}
+
+/// Reads and writes of keys, by one architecture. Every method answers by the deadline that its
+/// options name, and tells failures apart as `crate::error` does.
+pub trait Replicator: Send + Sync + 'static {
+    /// Reads one key.
+    fn read(
+        &self,
+        key: Key,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<ReadAnswer, ReadError>>;
+
+    /// Writes one key. An error other than `Unknown` means that nothing happened and nothing will.
+    fn write(
+        &self,
+        write: Write,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<WriteAnswer, WriteError>>;
+
+    /// Lists keys in order, without those that are deleted.
+    fn list(
+        &self,
+        list: List,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<ListAnswer, ReadError>>;
+
+    /// The cluster as this node sees it.
+    fn status(&self) -> ClusterStatus;
+
+    /// Whether this node can serve the mode's default level now, and if not, why.
+    fn ready(&self) -> Result<(), String>;
+
+    /// Takes a peer's request for one of the services that belong to the architecture. Called on
+    /// the link's reader: must not block.
+    fn handle(&self, inbound: Inbound);
+
+    /// Makes the table durable and cuts the log behind it.
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Stops background work, after what is under way.
+    fn shutdown(&self) -> BoxFuture<'_, ()>;
+}

@@ -1,0 +1,323 @@
+//! The runtime seam: spawning, time and randomness.
+//!
+//! **Why it exists.** A replicated store is as good as the faulty worlds it was tried in, and a
+//! world can only be tried again if nothing in it reads real time or real randomness. Everything in
+//! Quorate that spawns a task, reads a clock, sleeps or draws a random number does it through a
+//! [`Runtime`]. There are two kinds:
+//!
+//! - [`Runtime::real`]: the multi-threaded tokio runtime the process runs on, the system clock,
+//!   and a generator seeded from the operating system.
+//! - [`Runtime::simulated`]: tasks on the current thread of a tokio runtime whose clock is paused,
+//!   a wall clock of the node's own that can be skewed, a generator with a given seed, and
+//!   [`Runtime::kill`], which ends every task of the node at once, as a crash does.
+//!
+//! **What it guarantees.** Two simulated runs with the same seeds, on a paused current-thread tokio
+//! runtime, spawn, wake and draw in the same order. `select!` must be `biased`, and maps that are
+//! iterated must be ordered; `clippy.toml` bans what would break this.
+//!
+//! **What it does not do.** It does not simulate disks or links: those have seams of their own in
+//! `storage` and `peer`. Threads ([`Runtime::thread`]) do not exist in a simulated world; code that
+//! wants one offers an async driver beside it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::AbortHandle;
+pub use tokio::time::Instant;
+
+tokio::task_local! {
+    /// The simulated runtime that the current task belongs to, for code that is given no handle.
+    static CURRENT: Runtime;
+}
+
+/// How many finished tasks a simulated node may remember before it forgets them.
+const FORGET_FINISHED_TASKS_AT: usize = 256;
+
+/// A handle to time, randomness and spawning; cheap to clone.
+#[derive(Clone)]
+pub struct Runtime(Arc<Inner>);
+
+struct Inner {
+    random: Mutex<StdRng>,
+    simulated: Option<Simulated>,
+}
+
+/// What only a simulated node has.
+struct Simulated {
+    /// The wall clock's reading at `epoch`, in milliseconds since 1970.
+    wall_at_epoch_ms: u64,
+    epoch: Instant,
+    /// How far the node's wall clock is off, in milliseconds.
+    skew_ms: AtomicI64,
+    /// `None` once the node was killed: nothing is spawned after that.
+    tasks: Mutex<Option<Vec<AbortHandle>>>,
+}
+
+impl Runtime {
+    /// The process's own tokio runtime, the system clock and operating system randomness.
+    pub fn real() -> Runtime {
+        #[allow(clippy::disallowed_methods, reason = "the seam itself: the only real randomness")]
+        let random = rand::make_rng::<StdRng>();
+        Runtime(Arc::new(Inner { random: Mutex::new(random), simulated: None }))
+    }
+
+    /// One run of one node in a simulated world. Must be called on a current-thread tokio runtime
+    /// with a paused clock; `wall_ms` is the wall clock's reading now, in milliseconds since 1970.
+    pub fn simulated(seed: u64, wall_ms: u64) -> Runtime {
+        Runtime(Arc::new(Inner {
+            random: Mutex::new(StdRng::seed_from_u64(seed)),
+            simulated: Some(Simulated {
+                wall_at_epoch_ms: wall_ms,
+                epoch: instant_now(),
+                skew_ms: AtomicI64::new(0),
+                tasks: Mutex::new(Some(Vec::new())),
+            }),
+        }))
+    }
+
+    /// The simulated runtime of the task that asks, where there is one. Only the consensus
+    /// library's runtime type needs this: it is a type, not a value, so it is handed no runtime.
+    pub fn of_this_task() -> Option<Runtime> {
+        CURRENT.try_with(Runtime::clone).ok()
+    }
+
+    /// Whether this node lives in a simulated world.
+    pub fn is_simulated(&self) -> bool {
+        self.0.simulated.is_some()
+    }
+
+    /// Starts a task. In a simulated world it belongs to the node and dies with it; on a node that
+    /// was killed it never runs.
+    pub fn spawn<F>(&self, future: F) -> Task<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let Some(simulated) = &self.0.simulated else {
+            #[allow(clippy::disallowed_methods, reason = "the seam itself")]
+            return Task(tokio::spawn(future));
+        };
+        let scoped = CURRENT.scope(self.clone(), future);
+        let mut tasks = simulated.tasks.lock();
+        #[allow(clippy::disallowed_methods, reason = "the seam itself")]
+        let handle = tokio::spawn(scoped);
+        match tasks.as_mut() {
+            None => handle.abort(),
+            Some(tasks) => {
+                if tasks.len() >= FORGET_FINISHED_TASKS_AT {
+                    tasks.retain(|task| !task.is_finished());
+                }
+                tasks.push(handle.abort_handle());
+            }
+        }
+        Task(handle)
+    }
+
+    /// Runs blocking work without holding up other tasks: on a thread of the blocking pool, or, in
+    /// a simulated world, right here.
+    pub async fn blocking<F, T>(&self, work: F) -> T
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        if self.is_simulated() {
+            return work();
+        }
+        #[allow(clippy::disallowed_methods, reason = "the seam itself")]
+        let joined = tokio::task::spawn_blocking(work).await;
+        match joined {
+            Ok(value) => value,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only a runtime that shuts down cancels blocking work; nobody waits after that.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    /// Starts an operating system thread. Real worlds only.
+    pub fn thread<F>(&self, name: &str, work: F) -> std::io::Result<std::thread::JoinHandle<()>>
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        debug_assert!(!self.is_simulated(), "a simulated world has no threads");
+        std::thread::Builder::new().name(name.to_owned()).spawn(work)
+    }
+
+    /// A reading of the monotonic clock.
+    pub fn now(&self) -> Instant {
+        instant_now()
+    }
+
+    /// A reading of this node's wall clock, in milliseconds since 1970. It may jump either way.
+    pub fn wall_ms(&self) -> u64 {
+        match &self.0.simulated {
+            None => {
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "the seam itself: the only wall clock"
+                )]
+                let now = SystemTime::now();
+                now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+            }
+            Some(simulated) => {
+                let elapsed = instant_now().saturating_duration_since(simulated.epoch);
+                (simulated.wall_at_epoch_ms + elapsed.as_millis() as u64)
+                    .saturating_add_signed(simulated.skew_ms.load(Ordering::Relaxed))
+            }
+        }
+    }
+
+    /// Sets how far a simulated node's wall clock is off, in milliseconds.
+    pub fn set_wall_skew_ms(&self, skew_ms: i64) {
+        if let Some(simulated) = &self.0.simulated {
+            simulated.skew_ms.store(skew_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for `duration`.
+    pub async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    /// Waits until `deadline`.
+    pub async fn sleep_until(&self, deadline: Instant) {
+        tokio::time::sleep_until(deadline).await;
+    }
+
+    /// Gives `future` until `deadline`; `None` where it was not done by then.
+    pub async fn deadline<F: Future>(&self, deadline: Instant, future: F) -> Option<F::Output> {
+        tokio::time::timeout_at(deadline, future).await.ok()
+    }
+
+    /// A uniformly random number.
+    pub fn random_u64(&self) -> u64 {
+        self.0.random.lock().next_u64()
+    }
+
+    /// A uniformly random number below `bound`; 0 where `bound` is 0.
+    pub fn random_below(&self, bound: u64) -> u64 {
+        // Lemire's multiply-shift; the bias is below 2^-32 for the bounds used here.
+        ((u128::from(self.random_u64()) * u128::from(bound)) >> 64) as u64
+    }
+
+    /// Ends every task of a simulated node, now and for ever, as a crash does.
+    pub fn kill(&self) {
+        if let Some(simulated) = &self.0.simulated {
+            let tasks = simulated.tasks.lock().take();
+            tasks.into_iter().flatten().for_each(|task| task.abort());
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the seam itself: the only monotonic clock")]
+fn instant_now() -> Instant {
+    Instant::now()
+}
+
+/// A task that was started; dropping it lets the task run on.
+pub struct Task<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Task<T> {
+    /// Ends the task at its next await.
+    pub fn abort(&self) {
+        self.0.abort();
+    }
+
+    /// Whether the task has ended.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// The tokio handle, for the consensus library's runtime type.
+    pub fn into_join_handle(self) -> tokio::task::JoinHandle<T> {
+        self.0
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, tokio::task::JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    fn in_a_paused_world<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime")
+            .block_on(future)
+    }
+
+    #[test]
+    fn a_killed_node_runs_nothing_more() {
+        in_a_paused_world(async {
+            let runtime = Runtime::simulated(1, 0);
+            let steps = Arc::new(AtomicU32::new(0));
+            let seen = steps.clone();
+            let inner = runtime.clone();
+            runtime.spawn(async move {
+                loop {
+                    inner.sleep(Duration::from_millis(10)).await;
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            runtime.sleep(Duration::from_millis(35)).await;
+            runtime.kill();
+            let before = steps.load(Ordering::Relaxed);
+            let late = steps.clone();
+            runtime.spawn(async move { late.fetch_add(100, Ordering::Relaxed) });
+            runtime.sleep(Duration::from_millis(100)).await;
+            assert_eq!((before, steps.load(Ordering::Relaxed)), (3, 3));
+        });
+    }
+
+    #[test]
+    fn the_wall_clock_of_a_simulated_node_follows_its_skew_and_paused_time() {
+        in_a_paused_world(async {
+            let runtime = Runtime::simulated(1, 1_000);
+            runtime.sleep(Duration::from_millis(500)).await;
+            assert_eq!(runtime.wall_ms(), 1_500);
+            runtime.set_wall_skew_ms(-200);
+            assert_eq!(runtime.wall_ms(), 1_300);
+        });
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_numbers_and_bounds_hold() {
+        in_a_paused_world(async {
+            let draw = |seed| {
+                let runtime = Runtime::simulated(seed, 0);
+                (0..100).map(|_| runtime.random_below(10)).collect::<Vec<_>>()
+            };
+            assert_eq!(draw(7), draw(7));
+            assert_ne!(draw(7), draw(8));
+            assert!(draw(7).into_iter().all(|number| number < 10));
+        });
+    }
+
+    #[test]
+    fn a_task_of_a_simulated_node_knows_its_runtime() {
+        in_a_paused_world(async {
+            let runtime = Runtime::simulated(1, 77);
+            assert!(Runtime::of_this_task().is_none());
+            let wall = runtime.spawn(async { Runtime::of_this_task().map(|own| own.wall_ms()) });
+            assert_eq!(wall.await.expect("joins"), Some(77));
+        });
+    }
+}

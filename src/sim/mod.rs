@@ -1,0 +1,1 @@
+//! Simulating: whole clusters in one thread.

@@ -1,0 +1,1 @@
+//! What every table engine must do.

@@ -1,0 +1,84 @@
+//! The table: an ordered map that log records are applied to.
+//!
+//! One contract, two engines: sled (the default) and memory. `contract.rs` is the suite that both
+//! pass.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// A batch of changes; later changes of the same key win.
+#[derive(Clone, Debug, Default)]
+pub struct TableBatch {
+    /// `None` removes.
+    pub changes: Vec<(Bytes, Option<Bytes>)>,
+}
+
+impl TableBatch {
+    /// Puts a row.
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.changes.push((key.into(), Some(value.into())));
+    }
+
+    /// Removes a row.
+    pub fn remove(&mut self, key: impl Into<Bytes>) {
+        self.changes.push((key.into(), None));
+    }
+}
+
+/// Why a table operation failed. The node stops: nothing is known about the table after it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TableError {
+    #[error("the table failed: {0}")]
+    Io(Arc<io::Error>),
+    #[error("the table is damaged: {0}")]
+    Damaged(String),
+    /// More rows changed ahead of a view than it may keep: drop the view and take another.
+    #[error("the view fell too far behind the writes: more than {limit_bytes} bytes of old rows")]
+    ViewOverrun { limit_bytes: u64 },
+}
+
+/// An ordered map of byte strings.
+///
+/// **Atomicity.** [`Table::apply`] changes all rows of a batch or none, also across a crash. One
+/// writer at a time; readers run beside it and may see a batch half applied, except through a view.
+///
+/// **Durability.** None until [`Table::checkpoint`] returns: after a crash the table is what some
+/// prefix of the applied batches made it, at least up to the last checkpoint.
+///
+/// **Order.** Keys compare as bytes.
+///
+/// **Errors.** Any error but [`TableError::ViewOverrun`] is final for the process.
+pub trait Table: Send + Sync + 'static {
+    /// The row at `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TableError>;
+
+    /// Up to `limit` rows from `from` (inclusive) to `to` (exclusive), in order.
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize)
+    -> Result<Vec<(Bytes, Bytes)>, TableError>;
+
+    /// Applies a batch.
+    fn apply(&self, batch: TableBatch) -> Result<(), TableError>;
+
+    /// Makes everything applied before the call durable. Blocking; call it off the task threads.
+    fn checkpoint(&self) -> Result<(), TableError>;
+
+    /// A picture of all rows as they are now, however many writes follow. One view at a time: taking
+    /// a second ends the first, whose next page then fails with [`TableError::ViewOverrun`].
+    fn view(&self) -> Result<Box<dyn TableView>, TableError>;
+}
+
+/// A consistent picture of a table, read once from the first key to the last.
+pub trait TableView: Send {
+    /// The next rows in order, about `max_bytes` of them and at least one; empty at the end.
+    fn next_page(&mut self, max_bytes: usize) -> Result<Vec<(Bytes, Bytes)>, TableError>;
+}
+
+#[cfg(test)]
+mod contract;
+mod memory;
+mod sled;
+
+pub use self::memory::MemoryTable;
+pub use self::sled::SledTable;

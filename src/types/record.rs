@@ -1,0 +1,35 @@
+//! Records: what a key holds.
+
+use bytes::Bytes;
+
+use super::Version;
+
+/// What a key holds: content, and the version that the write which put it there was given.
+///
+/// How a record lies on disk and crosses the wire is the business of `storage::encoding`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub version: Version,
+    pub content: Content,
+}
+
+/// A value, or the mark of a delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Raw bytes as the client sent them, with the `Content-Type` it named.
+    Value {
+        bytes: Bytes,
+        content_type: Option<String>,
+        /// Milliseconds since 1970 from which the record counts as a tombstone of its version.
+        expires_at_ms: Option<u64>,
+    },
+    /// The key was deleted at this version. Tombstones are merged like values, never skipped.
+    Tombstone,
+}
+
+impl Record {
+    /// Whether the record marks a delete.
+    pub fn is_tombstone(&self) -> bool {
+        matches!(self.content, Content::Tombstone)
+    }
+}
