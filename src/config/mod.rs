@@ -11,6 +11,12 @@ use std::time::Duration;
 
 use crate::types::{Mode, NodeId};
 
+mod keys;
+mod resolve;
+
+pub use keys::{KEYS, Key};
+pub use resolve::{Origin, RawSettings, Resolved, SettingsError};
+
 /// Which table engine holds the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {

@@ -2,6 +2,10 @@
 //!
 //! Counters are named once, here; `api` serves them at `/metrics` in the Prometheus text format.
 
+mod logging;
+
+pub use logging::{check_filter, start as start_logging};
+
 use std::sync::Arc;
 
 use prometheus_client::encoding::EncodeLabelSet;
