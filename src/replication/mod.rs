@@ -8,10 +8,12 @@ use futures_util::future::BoxFuture;
 use crate::error::{ReadError, WriteError};
 use crate::peer::Inbound;
 use crate::runtime::Instant;
+use crate::storage::rows::Bound;
 use crate::types::{
     ClusterId, EffectiveLevel, Epoch, Key, Level, Mode, NodeId, Record, Version, Write,
 };
 
+pub mod fold;
 pub mod leader;
 pub mod leaderless;
 
@@ -64,8 +66,8 @@ pub struct Cost {
 pub struct List {
     /// Only keys that begin with this.
     pub prefix: String,
-    /// Only keys after this one.
-    pub after: Option<Key>,
+    /// Where the page starts: [`Bound::Start`], or the `next` of the page before.
+    pub from: Bound,
     /// Keys that hold the delimiter after the prefix are folded into one prefix each.
     pub delimiter: Option<String>,
     /// Items and prefixes together, at most.
@@ -79,9 +81,9 @@ pub struct List {
 pub struct ListAnswer {
     pub items: Vec<(Key, Record)>,
     pub prefixes: Vec<String>,
-    /// Where the next page starts (after this text, all keys that it begins included where
-    /// it is one of `prefixes`); `None` at the end.
-    pub next: Option<String>,
+    /// Where the next page starts, for [`List::from`]; `None` at the end. A page may hold fewer
+    /// entries than its limit, none even, and yet have a next.
+    pub next: Option<Bound>,
     pub level: EffectiveLevel,
     pub cost: Cost,
 }
