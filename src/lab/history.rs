@@ -1,0 +1,401 @@
+//! Histories: what every client asked and was told, one line an operation.
+//!
+//! A history is the evidence; the checks in [`super::check`] and every figure of the report are
+//! computed from histories, and anyone can compute them again from the files.
+//!
+//! ## The file format, version 1
+//!
+//! JSON lines. The first line is the header:
+//!
+//! ```text
+//! {"what":"quorate-history","format":1,"mode":"leader","experiment":"killed-node","seed":42,"nodes":3}
+//! ```
+//!
+//! Every other line is one operation, in the order of `invoked_us`:
+//!
+//! | field | meaning |
+//! | --- | --- |
+//! | `client` | who asked; a client has one request under way at a time |
+//! | `op` | `put`, `get` or `delete` |
+//! | `key` | the key |
+//! | `value` | the name of the value written or read (`3-120`); absent where a read found nothing; `?` and some of the bytes where a read showed what no client of this kind writes |
+//! | `invoked_us`, `answered_us` | microseconds on one clock, just before the first byte was sent and just after the answer was read or given up |
+//! | `outcome` | `ok`; `failed`: definitely nothing happened; `unknown`: it may have, or may yet |
+//! | `node` | the node that was asked |
+//! | `level` | the consistency level asked for, and `r` where the request named one |
+//! | `served` | the level that the answer says was served, where it says so |
+//! | `version` | the version in the answer's `ETag` |
+//! | `superseded` | the newer version that an acknowledged write lost to |
+//! | `status` | the HTTP status; 0 where there was no answer |
+//! | `readback` | `true` for the reads at the end, after everything has settled |
+//!
+//! A reader must ignore fields it does not know. A change that such a reader would misread raises
+//! `format`.
+
+use std::io::{BufRead, Write};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::workload::ValueId;
+use crate::types::{EffectiveLevel, Key, Level, Mode, Version};
+
+/// The version of the file format that this code writes, and the only one it reads.
+pub const FORMAT: u32 = 1;
+/// The first line says that the file is a history.
+const WHAT: &str = "quorate-history";
+
+/// The first line of a history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    what: String,
+    format: u32,
+    pub mode: Mode,
+    pub experiment: String,
+    pub seed: u64,
+    pub nodes: u16,
+}
+
+impl Header {
+    /// A header of the current format.
+    pub fn new(mode: Mode, experiment: &str, seed: u64, nodes: u16) -> Header {
+        let experiment = experiment.to_owned();
+        Header { what: WHAT.to_owned(), format: FORMAT, mode, experiment, seed, nodes }
+    }
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Put,
+    Get,
+    Delete,
+}
+
+impl Action {
+    /// Whether it writes.
+    pub fn is_write(self) -> bool {
+        self != Action::Get
+    }
+}
+
+/// What the client may conclude.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// Done and acknowledged.
+    Ok,
+    /// Definitely nothing happened. Every read that was not answered ends so.
+    Failed,
+    /// A write that may have happened, or may yet happen.
+    Unknown,
+}
+
+/// A value as a history names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Value {
+    /// One that a client of this kind writes.
+    Named(ValueId),
+    /// Bytes that no client of this kind writes: the beginning of them.
+    Foreign(String),
+}
+
+impl Value {
+    /// How many bytes of a foreign value are kept.
+    const FOREIGN_BYTES: usize = 32;
+
+    /// The value with these bytes.
+    pub fn of(bytes: &[u8], scratch: &mut Vec<u8>) -> Value {
+        match ValueId::of(bytes, scratch) {
+            Some(id) => Value::Named(id),
+            None => {
+                let start = &bytes[..bytes.len().min(Self::FOREIGN_BYTES)];
+                Value::Foreign(String::from_utf8_lossy(start).into_owned())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::Named(id) => id.fmt(f),
+            Value::Foreign(start) => write!(f, "?{start}"),
+        }
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.strip_prefix('?') {
+            Some(start) => Ok(Value::Foreign(start.to_owned())),
+            None => text.parse().map(Value::Named).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// One operation. The module documentation says what each field means.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Op {
+    pub client: u32,
+    #[serde(rename = "op")]
+    pub action: Action,
+    pub key: Key,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+    pub invoked_us: u64,
+    pub answered_us: u64,
+    #[serde(rename = "outcome")]
+    pub ended: Ended,
+    pub node: u16,
+    pub level: Level,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "as_text")]
+    pub served: Option<Served>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "as_text")]
+    pub version: Option<Version>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "as_text")]
+    pub superseded: Option<Version>,
+    pub status: u16,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub readback: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl Op {
+    /// The level asked for, as reports group reads by it: `quorum`, or `quorum r=1`.
+    pub fn asked(&self) -> String {
+        match self.r {
+            None => self.level.to_string(),
+            Some(r) => format!("{} r={r}", self.level),
+        }
+    }
+
+    /// Whether this is an answered read.
+    pub fn is_answered_read(&self) -> bool {
+        self.action == Action::Get && self.ended == Ended::Ok
+    }
+
+    /// Whether this is an acknowledged write.
+    pub fn is_acknowledged_write(&self) -> bool {
+        self.action.is_write() && self.ended == Ended::Ok
+    }
+}
+
+/// The level an answer says it was served at: the text form of [`EffectiveLevel`], read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served(pub EffectiveLevel);
+
+impl std::fmt::Display for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for Served {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split("; ");
+        let name = parts.next().unwrap_or_default();
+        let mut number = |label: &str| {
+            let value = parts.next()?.strip_prefix(label)?.strip_prefix('=')?;
+            value.parse::<u16>().ok()
+        };
+        let level = match name {
+            "linearizable" => Some(EffectiveLevel::Linearizable),
+            "lease" => Some(EffectiveLevel::Lease),
+            "local" => Some(EffectiveLevel::Local),
+            "quorum" | "eventual" => match (number("r"), number("w"), number("n")) {
+                (Some(r), Some(w), Some(n)) if name == "quorum" => {
+                    Some(EffectiveLevel::Quorum { r, w, n })
+                }
+                (Some(r), Some(w), Some(n)) => Some(EffectiveLevel::Eventual { r, w, n }),
+                _ => None,
+            },
+            _ => None,
+        };
+        level.map(Served).ok_or_else(|| format!("'{text}' is not a served level"))
+    }
+}
+
+/// Optional fields whose JSON form is their text.
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<T: Display, S: Serializer>(
+        value: &Option<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr,
+        T::Err: Display,
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
+/// A whole history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    pub header: Header,
+    pub ops: Vec<Op>,
+}
+
+impl History {
+    /// A history of `ops`, put in the order in which they were invoked.
+    pub fn new(header: Header, mut ops: Vec<Op>) -> History {
+        ops.sort_by_key(|op| (op.invoked_us, op.client));
+        History { header, ops }
+    }
+
+    /// Writes the history as JSON lines.
+    pub fn write(&self, mut to: impl Write) -> anyhow::Result<()> {
+        serde_json::to_writer(&mut to, &self.header)?;
+        to.write_all(b"\n")?;
+        for op in &self.ops {
+            serde_json::to_writer(&mut to, op)?;
+            to.write_all(b"\n")?;
+        }
+        to.flush()?;
+        Ok(())
+    }
+
+    /// Reads what [`History::write`] wrote.
+    pub fn read(from: impl BufRead) -> anyhow::Result<History> {
+        let mut lines = from.lines();
+        let Some(first) = lines.next() else { bail!("the history is empty: no header line") };
+        let header: Header =
+            serde_json::from_str(&first?).context("line 1 is not the header of a history")?;
+        ensure!(header.what == WHAT, "line 1: 'what' is '{}', not '{WHAT}'", header.what);
+        ensure!(
+            header.format == FORMAT,
+            "the history has format {}, and this program reads format {FORMAT}",
+            header.format
+        );
+        let mut ops = Vec::new();
+        for (number, line) in lines.enumerate() {
+            let op = serde_json::from_str(&line?)
+                .with_context(|| format!("line {} is not an operation", number + 2))?;
+            ops.push(op);
+        }
+        Ok(History { header, ops })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::NodeId;
+
+    fn op(seq: u32) -> Op {
+        Op {
+            client: 3,
+            action: Action::Put,
+            key: Key::new("k \"quoted\" é", 64).expect("a key"),
+            value: Some(Value::Named(ValueId { client: 3, seq })),
+            invoked_us: 10 * u64::from(seq),
+            answered_us: 10 * u64::from(seq) + 7,
+            ended: Ended::Ok,
+            node: 2,
+            level: Level::Quorum,
+            r: None,
+            served: Some(Served(EffectiveLevel::Quorum { r: 2, w: 2, n: 3 })),
+            version: Some(Version::new(0x0193_e5f2_a1b3_0000, NodeId(2))),
+            superseded: None,
+            status: 204,
+            readback: false,
+        }
+    }
+
+    #[test]
+    fn a_history_reads_back_as_it_was_written() {
+        let strange = Op {
+            action: Action::Get,
+            value: Some(Value::Foreign("not ours".to_owned())),
+            ended: Ended::Unknown,
+            r: Some(1),
+            served: None,
+            version: None,
+            superseded: Some(Version::new(9, NodeId(1))),
+            readback: true,
+            ..op(2)
+        };
+        let header = Header::new(Mode::Leaderless, "stale-reads", 42, 3);
+        // Given out of order on purpose.
+        let history = History::new(header, vec![strange, op(1)]);
+        assert_eq!(history.ops[0], op(1));
+        let mut file = Vec::new();
+        history.write(&mut file).expect("writes");
+        assert_eq!(History::read(file.as_slice()).expect("reads"), history);
+    }
+
+    #[test]
+    fn the_file_format_does_not_change_unnoticed() {
+        let header = Header::new(Mode::Leader, "killed-node", 42, 3);
+        let mut file = Vec::new();
+        History::new(header, vec![op(12)]).write(&mut file).expect("writes");
+        let expected = concat!(
+            r#"{"what":"quorate-history","format":1,"mode":"leader","experiment":"killed-node","#,
+            r#""seed":42,"nodes":3}"#,
+            "\n",
+            r#"{"client":3,"op":"put","key":"k \"quoted\" é","value":"3-12","invoked_us":120,"#,
+            r#""answered_us":127,"outcome":"ok","node":2,"level":"quorum","#,
+            r#""served":"quorum; r=2; w=2; n=3","version":"0193e5f2a1b30000-2","status":204}"#,
+            "\n",
+        );
+        assert_eq!(String::from_utf8_lossy(&file), expected);
+    }
+
+    #[test]
+    fn what_is_no_history_is_refused_with_its_line() {
+        let say =
+            |text: &str| format!("{:#}", History::read(text.as_bytes()).expect_err("refused"));
+        assert!(say("").contains("empty"));
+        assert!(say("{}").contains("line 1"));
+        let header = r#"{"what":"quorate-history","format":2,"mode":"leader","experiment":"x","seed":1,"nodes":3}"#;
+        assert!(say(header).contains("format 2"));
+        let header = header.replace(":2,", ":1,");
+        assert!(say(&format!("{header}\n{{}}")).contains("line 2"));
+    }
+
+    #[test]
+    fn every_served_level_reads_back_from_its_text() {
+        for level in [
+            EffectiveLevel::Linearizable,
+            EffectiveLevel::Lease,
+            EffectiveLevel::Local,
+            EffectiveLevel::Quorum { r: 2, w: 2, n: 3 },
+            EffectiveLevel::Eventual { r: 1, w: 2, n: 3 },
+        ] {
+            assert_eq!(level.to_string().parse(), Ok(Served(level)));
+        }
+        for bad in ["", "quorum", "quorum; r=2", "quorum; w=2; r=2; n=3", "strong"] {
+            assert!(bad.parse::<Served>().is_err(), "{bad}");
+        }
+    }
+}
