@@ -1,23 +1,110 @@
 //! Where rows lie in the table, and reading user rows in key order.
+//!
+//! One ordered map holds everything, so a batch can change user rows and the applied position
+//! together. The first byte of a row's key is its family: `d` user rows, `m` facts about the table
+//! itself, `s` forwarding sessions. User rows lie by partition and then key, in both modes, so that a
+//! partition can be read, moved and compared as one range; reading them in key order merges all
+//! partitions, which costs a small scan of each.
 
-use bytes::Bytes;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::vec;
+
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::table::{Table, TableError};
-use crate::types::Key;
+use crate::types::{Key, PARTITIONS, Partition};
+
+const DATA: u8 = b'd';
+const META: u8 = b'm';
+const SESSION: u8 = b's';
+
+/// Family and partition, before the key of a user row.
+const DATA_HEAD_BYTES: usize = 2;
+
+/// Rows of one partition that a merge reads ahead at most: enough to make scans rare on a long
+/// page, few enough that 256 partitions stay small.
+const MAX_CHUNK_ROWS: usize = 64;
 
 /// The row of a user key: family `d`, partition, key.
-pub fn data_row(_key: &Key) -> Bytes {
-    todo!()
+pub fn data_row(key: &Key) -> Bytes {
+    data_row_bytes(key.partition(), key.as_str().as_bytes())
+}
+
+/// The partition and the key of a user row; `None` for a row of another family, or where no node of
+/// ours wrote it.
+pub fn parse_data_row(row: &[u8]) -> Option<(Partition, Key)> {
+    match row {
+        [DATA, partition, key @ ..] => Some((Partition(*partition), Key::from_stored(key).ok()?)),
+        _ => None,
+    }
 }
 
 /// The row of a fact about the table itself: family `m`, name.
-pub fn meta_row(_name: &str) -> Bytes {
-    todo!()
+pub fn meta_row(name: &str) -> Bytes {
+    let mut row = BytesMut::with_capacity(1 + name.len());
+    row.put_u8(META);
+    row.put_slice(name.as_bytes());
+    row.freeze()
 }
 
 /// The row of a forwarding session: family `s`, origin.
-pub fn session_row(_origin: u16) -> Bytes {
-    todo!()
+pub fn session_row(origin: u16) -> Bytes {
+    let [high, low] = origin.to_be_bytes();
+    Bytes::copy_from_slice(&[SESSION, high, low])
+}
+
+/// The origin of a session row; `None` for any other row.
+pub fn parse_session_row(row: &[u8]) -> Option<u16> {
+    match row {
+        [SESSION, high, low] => Some(u16::from_be_bytes([*high, *low])),
+        _ => None,
+    }
+}
+
+/// All user rows: from (inclusive) and to (exclusive), as [`Table::scan`] takes them.
+pub fn data_range() -> (Bytes, Bytes) {
+    family_range(DATA)
+}
+
+/// The user rows of one partition.
+pub fn partition_range(partition: Partition) -> (Bytes, Bytes) {
+    let from = data_row_bytes(partition, b"");
+    let to = successor(&from);
+    (from, to)
+}
+
+/// All facts about the table itself.
+pub fn meta_range() -> (Bytes, Bytes) {
+    family_range(META)
+}
+
+/// All forwarding sessions.
+pub fn session_range() -> (Bytes, Bytes) {
+    family_range(SESSION)
+}
+
+fn family_range(family: u8) -> (Bytes, Bytes) {
+    (Bytes::copy_from_slice(&[family]), Bytes::copy_from_slice(&[family + 1]))
+}
+
+fn data_row_bytes(partition: Partition, key: &[u8]) -> Bytes {
+    let mut row = BytesMut::with_capacity(DATA_HEAD_BYTES + key.len());
+    row.put_u8(DATA);
+    row.put_u8(partition.0);
+    row.put_slice(key);
+    row.freeze()
+}
+
+/// The least byte string above every one that begins with `prefix`. Rows begin with a family, which
+/// is never 0xff, so that there always is one; it may lie in the next partition or family.
+fn successor(prefix: &[u8]) -> Bytes {
+    let kept = prefix.iter().rposition(|byte| *byte != 0xff).map_or(0, |at| at + 1);
+    let mut bytes = BytesMut::from(&prefix[..kept]);
+    if let Some(last) = bytes.last_mut() {
+        *last += 1;
+    }
+    bytes.freeze()
 }
 
 /// Where a page of keys starts.
@@ -31,13 +118,137 @@ pub enum Bound {
     AfterPrefix(String),
 }
 
+impl Bound {
+    /// The first row of `partition` at or after the bound that may begin with `prefix`.
+    fn first_row(&self, partition: Partition, prefix: &str) -> Bytes {
+        let begin = data_row_bytes(partition, prefix.as_bytes());
+        let bound = match self {
+            Bound::Start => return begin,
+            Bound::After(key) => just_after(&data_row_bytes(partition, key.as_bytes())),
+            Bound::AfterPrefix(skipped) => {
+                successor(&data_row_bytes(partition, skipped.as_bytes()))
+            }
+        };
+        begin.max(bound)
+    }
+}
+
+/// The least row above this one.
+fn just_after(row: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(row.len() + 1);
+    bytes.put_slice(row);
+    bytes.put_u8(0);
+    bytes.freeze()
+}
+
 /// Up to `limit` user rows that begin with `prefix`, from `from`, over all partitions merged in key
 /// order. Values are encoded records, tombstones included. Fewer than `limit` mean the end.
+///
+/// Costs a scan of two rows for each partition, and few more where keys spread evenly. Rows that
+/// change while the page is read may show before or after their change.
 pub fn page(
-    _table: &dyn Table,
-    _prefix: &str,
-    _from: &Bound,
-    _limit: usize,
+    table: &dyn Table,
+    prefix: &str,
+    from: &Bound,
+    limit: usize,
 ) -> Result<Vec<(Key, Bytes)>, TableError> {
-    todo!()
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    // A partition's even share of the page, and one more so that most never need a second scan.
+    let chunk_rows = (limit.div_ceil(PARTITIONS) + 1).min(limit);
+    let mut cursors = Vec::with_capacity(PARTITIONS);
+    let mut heads = BinaryHeap::with_capacity(PARTITIONS);
+    for partition in Partition::all() {
+        let mut cursor = Cursor::new(partition, prefix, from, chunk_rows);
+        if let Some((row, value)) = cursor.next(table)? {
+            heads.push(Reverse(Head { row, value, cursor: cursors.len() }));
+            cursors.push(cursor);
+        }
+    }
+    let mut rows = Vec::with_capacity(limit.min(MAX_CHUNK_ROWS * PARTITIONS));
+    while let Some(Reverse(head)) = heads.pop() {
+        let key = Key::from_stored(head.key())
+            .map_err(|error| TableError::Damaged(format!("row {:?}: {error}", head.row)))?;
+        rows.push((key, head.value));
+        if rows.len() == limit {
+            break;
+        }
+        if let Some((row, value)) = cursors[head.cursor].next(table)? {
+            heads.push(Reverse(Head { row, value, cursor: head.cursor }));
+        }
+    }
+    Ok(rows)
 }
+
+/// The rows of one partition, read a chunk at a time.
+struct Cursor {
+    chunk: vec::IntoIter<(Bytes, Bytes)>,
+    from: Bytes,
+    to: Bytes,
+    chunk_rows: usize,
+    at_end: bool,
+}
+
+impl Cursor {
+    fn new(partition: Partition, prefix: &str, from: &Bound, chunk_rows: usize) -> Cursor {
+        let from = from.first_row(partition, prefix);
+        let to = successor(&data_row_bytes(partition, prefix.as_bytes()));
+        let at_end = from >= to;
+        Cursor { chunk: Vec::new().into_iter(), from, to, chunk_rows, at_end }
+    }
+
+    fn next(&mut self, table: &dyn Table) -> Result<Option<(Bytes, Bytes)>, TableError> {
+        if let Some(row) = self.chunk.next() {
+            return Ok(Some(row));
+        }
+        if self.at_end {
+            return Ok(None);
+        }
+        let rows = table.scan(&self.from, &self.to, self.chunk_rows)?;
+        self.at_end = rows.len() < self.chunk_rows;
+        if let Some((last, _)) = rows.last() {
+            self.from = just_after(last);
+        }
+        // A partition that needs more than its share is likely to need much more.
+        self.chunk_rows = (self.chunk_rows * 2).min(MAX_CHUNK_ROWS);
+        self.chunk = rows.into_iter();
+        Ok(self.chunk.next())
+    }
+}
+
+/// The next row of a partition; ordered by key alone.
+struct Head {
+    row: Bytes,
+    value: Bytes,
+    cursor: usize,
+}
+
+impl Head {
+    fn key(&self) -> &[u8] {
+        self.row.get(DATA_HEAD_BYTES..).unwrap_or_default()
+    }
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Head) -> std::cmp::Ordering {
+        self.key().cmp(other.key())
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Head) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Head) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Head {}
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,15 @@ pub enum TableError {
     /// More rows changed ahead of a view than it may keep: drop the view and take another.
     #[error("the view fell too far behind the writes: more than {limit_bytes} bytes of old rows")]
     ViewOverrun { limit_bytes: u64 },
+    /// Another view was taken, or the table was closed.
+    #[error("the view has ended: another was taken, or the table was closed")]
+    ViewEnded,
+}
+
+impl From<io::Error> for TableError {
+    fn from(error: io::Error) -> TableError {
+        TableError::Io(Arc::new(error))
+    }
 }
 
 /// An ordered map of byte strings.
@@ -49,12 +58,14 @@ pub enum TableError {
 ///
 /// **Order.** Keys compare as bytes.
 ///
-/// **Errors.** Any error but [`TableError::ViewOverrun`] is final for the process.
+/// **Errors.** Any error but [`TableError::ViewOverrun`] and [`TableError::ViewEnded`] is final for
+/// the process.
 pub trait Table: Send + Sync + 'static {
     /// The row at `key`.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TableError>;
 
-    /// Up to `limit` rows from `from` (inclusive) to `to` (exclusive), in order.
+    /// Up to `limit` rows from `from` (inclusive) to `to` (exclusive), in order; none where `to` is
+    /// not above `from`.
     fn scan(&self, from: &[u8], to: &[u8], limit: usize)
     -> Result<Vec<(Bytes, Bytes)>, TableError>;
 
@@ -65,20 +76,26 @@ pub trait Table: Send + Sync + 'static {
     fn checkpoint(&self) -> Result<(), TableError>;
 
     /// A picture of all rows as they are now, however many writes follow. One view at a time: taking
-    /// a second ends the first, whose next page then fails with [`TableError::ViewOverrun`].
+    /// a second ends the first, whose next page then fails with [`TableError::ViewEnded`]. Closing
+    /// the table may end a view too; dropping a view ends it.
     fn view(&self) -> Result<Box<dyn TableView>, TableError>;
 }
 
 /// A consistent picture of a table, read once from the first key to the last.
 pub trait TableView: Send {
-    /// The next rows in order, about `max_bytes` of them and at least one; empty at the end.
+    /// The next rows in order, about `max_bytes` of them and at least one; empty only at the end.
     fn next_page(&mut self, max_bytes: usize) -> Result<Vec<(Bytes, Bytes)>, TableError>;
 }
 
 #[cfg(test)]
 mod contract;
 mod memory;
+mod overlay;
+#[cfg(test)]
+mod plain_disk;
 mod sled;
 
 pub use self::memory::MemoryTable;
+#[cfg(test)]
+pub use self::plain_disk::PlainDisk;
 pub use self::sled::SledTable;
