@@ -1,0 +1,204 @@
+//! Many independent operations in one request: `POST /v1/batch`.
+//!
+//! **Guarantees** a result for each operation, in order, as if each had been a request of its own.
+//! **Does not guarantee** anything between them: they run at once, in no order, and some may
+//! succeed where others fail. It saves round trips; it is not a transaction.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::HeaderValue;
+use serde::Serialize;
+
+use crate::config::Limits;
+use crate::replication::RequestOptions;
+use crate::types::{Change, Content, Key, Outcome, Write};
+
+use super::batch_body::{self, Op};
+use super::body;
+use super::counters::Operation;
+use super::headers as h;
+use super::kv;
+use super::problem::{BodyError, Failure, Invalid, RuledOut};
+use super::query::Parameters;
+use super::shared::{Call, Shared, json, wants_trace};
+use super::value::ValueText;
+
+#[derive(Serialize)]
+struct Results<'a> {
+    results: &'a [OpResult],
+}
+
+/// What became of one operation.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum OpResult {
+    Written {
+        status: u16,
+        etag: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        superseded: Option<String>,
+    },
+    Found {
+        status: u16,
+        etag: String,
+        content_type: Option<String>,
+        #[serde(flatten, serialize_with = "value_text")]
+        value: Bytes,
+    },
+    Failed {
+        status: u16,
+        code: &'static str,
+        detail: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        outcome: Option<Outcome>,
+    },
+}
+
+fn value_text<S: serde::Serializer>(value: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    ValueText::of(value).serialize(serializer)
+}
+
+/// One operation, checked.
+enum Work {
+    Read(Key),
+    Write(Write),
+    /// Refused before it began.
+    Refused {
+        invalid: Invalid,
+        is_write: bool,
+    },
+}
+
+/// Answers a batch request.
+pub async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let mut call = shared.begin(Operation::Batch);
+    let result = match shared.admit(1) {
+        Ok(_admitted) => batch(&shared, &mut call, request).await,
+        Err(refused) => Err(refused.into()),
+    };
+    shared.finish(&call, result)
+}
+
+async fn batch(shared: &Shared, call: &mut Call, request: Request) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    if let Some(trace) = parts.headers.get(h::QUORATE_TRACE) {
+        call.trace = wants_trace(trace)?;
+    }
+    for name in ["Idempotency-Key", "Quorate-Ttl"] {
+        if parts.headers.contains_key(name) {
+            return Err(kv::not_yet(name).into());
+        }
+    }
+    let limits = &shared.api.settings.limits;
+    let parameters = Parameters::parse(parts.uri.query(), limits.request_timeout)?;
+    drop(parts);
+    let options = shared.options(call, &parameters);
+    let runtime = &shared.api.runtime;
+    let body = body::read(runtime, body, "a batch", limits.max_batch_bytes, options.deadline);
+    let body = body.await.map_err(Invalid::Body)?;
+    let works = read_body(&body, limits)?;
+    drop(body);
+    // Each operation counts as a request; one of them was let in above.
+    let _admitted = shared.admit(works.len().saturating_sub(1))?;
+    let results = join_all(works.into_iter().map(|work| run(shared, work, options.clone()))).await;
+    Ok(json(&Results { results: &results }))
+}
+
+/// The operations of a body; nothing has been done yet where one of them makes no sense.
+fn read_body(body: &[u8], limits: &Limits) -> Result<Vec<Work>, Invalid> {
+    let malformed = |problem| Invalid::Body(BodyError::Malformed { problem });
+    let operations = batch_body::read(body, limits.max_batch_operations).map_err(malformed)?;
+    let checked = operations.into_iter().enumerate().map(|(index, op)| {
+        check(op, limits).map_err(|problem| malformed(format!("operations[{index}]: {problem}")))
+    });
+    checked.collect()
+}
+
+/// Checks one operation. An error is a mistake in its shape, which condemns the whole request; a
+/// key or value that cannot be is refused alone.
+fn check(op: Op<'_>, limits: &Limits) -> Result<Work, String> {
+    let is_put = op.op == "put";
+    let is_write = is_put || op.op == "delete";
+    if !is_write && op.op != "get" {
+        return Err(format!("op '{}' is not known: expected put, get or delete", op.op));
+    }
+    let value = op.value_bytes()?;
+    if is_put && value.is_none() {
+        return Err("a put needs a value or a value_base64".to_owned());
+    }
+    if !is_put && (value.is_some() || op.content_type.is_some() || op.ttl.is_some()) {
+        return Err(format!("a {} takes a key and nothing else", op.op));
+    }
+    let refused = |invalid| Ok(Work::Refused { invalid, is_write });
+    if op.ttl.is_some() {
+        return refused(kv::not_yet("ttl"));
+    }
+    let key = match Key::new(&op.key, limits.max_key_bytes) {
+        Ok(key) => key,
+        Err(error) => return refused(Invalid::Key(error)),
+    };
+    let change = match value {
+        None if !is_write => return Ok(Work::Read(key)),
+        None => Change::Delete,
+        Some(value) if value.len() > limits.max_value_bytes => {
+            let limit_bytes = limits.max_value_bytes;
+            return refused(Invalid::Body(BodyError::TooLarge { what: "a value", limit_bytes }));
+        }
+        Some(value) => match op.content_type.map(checked_type).transpose() {
+            Ok(content_type) => Change::Put { value, content_type },
+            Err(invalid) => return refused(invalid),
+        },
+    };
+    Ok(Work::Write(Write { key, change, condition: None }))
+}
+
+fn checked_type(text: Cow<'_, str>) -> Result<String, Invalid> {
+    let value = HeaderValue::from_str(&text).map_err(|_| Invalid::Header {
+        name: "content_type",
+        problem: "expected visible ASCII".to_owned(),
+    })?;
+    kv::content_type(&value)
+}
+
+async fn run(shared: &Shared, work: Work, options: RequestOptions) -> OpResult {
+    match work {
+        Work::Refused { invalid, is_write } => failed(&invalid.into(), is_write),
+        Work::Read(key) => match shared.api.replicator.read(key, options).await {
+            Err(error) => failed(&error.into(), false),
+            Ok(answer) => match answer.record.map(|record| (record.version, record.content)) {
+                Some((version, Content::Value { bytes, content_type, .. })) => OpResult::Found {
+                    status: 200,
+                    etag: version.etag(),
+                    content_type,
+                    value: bytes,
+                },
+                Some((_, Content::Tombstone)) | None => {
+                    failed(&Failure::Request(Invalid::RuledOut(RuledOut::NoSuchKey)), false)
+                }
+            },
+        },
+        Work::Write(write) => match shared.api.replicator.write(write, options).await {
+            Err(error) => failed(&error.into(), true),
+            Ok(answer) => OpResult::Written {
+                status: 204,
+                etag: answer.version.etag(),
+                superseded: answer.superseded_by.map(|version| version.to_string()),
+            },
+        },
+    }
+}
+
+fn failed(failure: &Failure, is_write: bool) -> OpResult {
+    let problem = failure.problem(is_write);
+    OpResult::Failed {
+        status: problem.status.as_u16(),
+        code: problem.code,
+        detail: problem.detail,
+        outcome: problem.outcome,
+    }
+}

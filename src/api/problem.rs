@@ -1,0 +1,428 @@
+//! Errors as answers: the one exhaustive map from what went wrong to what a client is told.
+//!
+//! **Guarantees.** Every failure becomes `application/problem+json` with a stable `code`; a failed
+//! write also says its `outcome`. 503 is said only where nothing happened and nothing will, 504
+//! where a write may have happened. No match here has a wildcard arm: a new error does not compile
+//! until somebody decided what clients are told.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde::Serialize;
+
+use crate::error::{ReadError, Refusal, WriteError};
+use crate::types::{KeyError, NodeId, Outcome, Version};
+
+use super::headers::{etag, number, text};
+
+/// What problem documents are named by; the code follows. `docs/api.md` lists them.
+const TYPE_PREFIX: &str = "urn:quorate:problem:";
+
+/// Where somebody who is lost should look.
+const PATHS: &str = "keys are at /v1/kv/{key}, lists at /v1/kv, the cluster at /v1/cluster, this \
+                     node at /v1/node, /healthz, /readyz and /metrics";
+
+/// Why a request is not answered with what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The replicator gave no answer to a read.
+    Read(ReadError),
+    /// The replicator did not acknowledge a write.
+    Write(WriteError),
+    /// The request itself cannot be served; no replicator was asked, or a read answered and the
+    /// request's conditions rule its answer out.
+    Request(Invalid),
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Failure {
+        Failure::Read(error)
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Failure {
+        Failure::Write(error)
+    }
+}
+
+impl From<Invalid> for Failure {
+    fn from(invalid: Invalid) -> Failure {
+        Failure::Request(invalid)
+    }
+}
+
+/// What the API itself refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Invalid {
+    UnknownPath {
+        path: String,
+    },
+    WrongMethod {
+        method: Method,
+        allowed: &'static str,
+    },
+    Key(KeyError),
+    UnknownParameter {
+        name: String,
+        allowed: Vec<&'static str>,
+    },
+    Parameter {
+        name: &'static str,
+        problem: String,
+    },
+    /// Percent-encoding that decodes to nothing.
+    Escape {
+        place: &'static str,
+    },
+    Header {
+        name: &'static str,
+        problem: String,
+    },
+    NotImplemented {
+        what: String,
+    },
+    /// More requests at once than the setting allows.
+    TooManyRequests {
+        limit: usize,
+    },
+    NotReady {
+        reason: String,
+    },
+    Body(BodyError),
+    RuledOut(RuledOut),
+}
+
+/// What is wrong with a request's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BodyError {
+    Malformed {
+        problem: String,
+    },
+    /// A `Content-Encoding`, which would be lost.
+    Encoded,
+    TooLarge {
+        what: &'static str,
+        limit_bytes: usize,
+    },
+    TimedOut {
+        waited_ms: u128,
+    },
+    Broken {
+        problem: String,
+    },
+}
+
+/// What a read found, and why it is not what the request asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuledOut {
+    NoSuchKey,
+    Precondition { current: Version },
+    Range { length: usize },
+}
+
+/// An answer that says what went wrong (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub status: StatusCode,
+    pub code: &'static str,
+    pub title: &'static str,
+    pub detail: String,
+    /// For writes: what the client may conclude.
+    pub outcome: Option<Outcome>,
+    pub extra: Extra,
+}
+
+/// What a problem carries beside its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extra {
+    Nothing,
+    /// The parameter or header at fault.
+    Parameter(Cow<'static, str>),
+    /// `Retry-After`, in seconds.
+    RetryAfter(u64),
+    /// `Allow`.
+    Allow(&'static str),
+    /// Who to ask instead.
+    Leader {
+        node: NodeId,
+        address: String,
+    },
+    /// The version that stood in the way, as `ETag`.
+    Current(Version),
+    /// The length of a value of which an impossible range was asked, as `Content-Range`.
+    Length(usize),
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<Outcome>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader_node: Option<NodeId>,
+}
+
+impl Failure {
+    /// What the client is told; `is_write` where the request would have changed something.
+    pub fn problem(&self, is_write: bool) -> Problem {
+        let problem = match self {
+            Failure::Read(ReadError::Refused(refusal)) => of_refusal(refusal),
+            Failure::Read(error @ ReadError::TimedOut { .. }) => {
+                problem(504, "timed-out", "Not answered in time", error.to_string())
+            }
+            Failure::Write(WriteError::Refused(refusal)) => of_refusal(refusal),
+            Failure::Write(error @ WriteError::PreconditionFailed { current }) => {
+                let failed = precondition_failed(error.to_string());
+                Problem { extra: current.map_or(Extra::Nothing, Extra::Current), ..failed }
+            }
+            Failure::Write(error @ WriteError::Unknown { .. }) => {
+                problem(504, "unknown-outcome", "Outcome unknown", error.to_string())
+            }
+            Failure::Request(invalid) => of_invalid(invalid),
+        };
+        Problem { outcome: is_write.then(|| self.outcome()), ..problem }
+    }
+
+    /// What became of a write that failed so.
+    fn outcome(&self) -> Outcome {
+        match self {
+            Failure::Write(error) => error.outcome(),
+            Failure::Read(_) | Failure::Request(_) => Outcome::NotApplied,
+        }
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> Problem {
+    let detail = refusal.to_string();
+    match refusal {
+        Refusal::LevelNotOffered { .. } => Problem {
+            extra: Extra::Parameter("consistency".into()),
+            ..problem(400, "level-not-offered", "Consistency level not offered", detail)
+        },
+        Refusal::NotImplemented { .. } => not_implemented(detail),
+        Refusal::BadParameter { parameter, .. } => bad_parameter(parameter, detail),
+        Refusal::NoLeader { .. } => problem(503, "no-leader", "No leader", detail),
+        Refusal::NotLeader { leader, client_address } => Problem {
+            extra: Extra::Leader { node: *leader, address: client_address.clone() },
+            ..problem(421, "not-leader", "Another node leads", detail)
+        },
+        Refusal::NotEnoughReplicas { .. } => {
+            problem(503, "not-enough-replicas", "Not enough replicas", detail)
+        }
+        Refusal::ClockDrift { .. } => problem(503, "clock-drift", "Clock drift", detail),
+        Refusal::Overloaded { retry_after, .. } => {
+            overloaded(detail, retry_after.as_millis().div_ceil(1_000) as u64)
+        }
+        Refusal::NotReady { .. } => problem(503, "not-ready", "Not ready", detail),
+        Refusal::Storage { .. } => problem(503, "storage-failed", "Storage failed", detail),
+    }
+}
+
+fn of_invalid(invalid: &Invalid) -> Problem {
+    match invalid {
+        Invalid::UnknownPath { path } => {
+            problem(404, "unknown-path", "Unknown path", format!("nothing is at {path}; {PATHS}"))
+        }
+        Invalid::WrongMethod { method, allowed } => Problem {
+            extra: Extra::Allow(allowed),
+            ..problem(
+                405,
+                "method-not-allowed",
+                "Method not allowed",
+                format!("{method} is not offered here: use {allowed}"),
+            )
+        },
+        Invalid::Key(error) => problem(400, key_code(error), "Bad key", error.to_string()),
+        Invalid::UnknownParameter { name, allowed } => Problem {
+            extra: Extra::Parameter(name.clone().into()),
+            ..problem(400, "unknown-parameter", "Unknown parameter", unknown(name, allowed))
+        },
+        Invalid::Parameter { name, problem } => bad_parameter(name, format!("{name}: {problem}")),
+        Invalid::Escape { place } => problem(
+            400,
+            "bad-escape",
+            "Malformed percent-encoding",
+            format!(
+                "a '%' in the {place} is not followed by two hexadecimal digits, or what it \
+                     spells is not UTF-8"
+            ),
+        ),
+        Invalid::Header { name, problem: detail } => Problem {
+            extra: Extra::Parameter((*name).into()),
+            ..problem(400, "bad-header", "Bad header", format!("{name}: {detail}"))
+        },
+        Invalid::NotImplemented { what } => not_implemented(what.clone()),
+        Invalid::TooManyRequests { limit } => overloaded(
+            format!("this node serves {limit} requests at once at most; try again in a second"),
+            1,
+        ),
+        Invalid::NotReady { reason } => problem(503, "not-ready", "Not ready", reason.clone()),
+        Invalid::Body(error) => of_body(error),
+        Invalid::RuledOut(ruled_out) => of_ruled_out(ruled_out),
+    }
+}
+
+fn of_body(error: &BodyError) -> Problem {
+    match error {
+        BodyError::Malformed { problem: detail } => {
+            problem(400, "bad-body", "Bad body", detail.clone())
+        }
+        BodyError::Encoded => problem(
+            415,
+            "unsupported-encoding",
+            "Unsupported content encoding",
+            "values are kept as sent, without a Content-Encoding: send them plain, or name the \
+             encoding in the Content-Type"
+                .to_owned(),
+        ),
+        BodyError::TooLarge { what, limit_bytes } => problem(
+            413,
+            "too-large",
+            "Too large",
+            format!("{what} may have {limit_bytes} bytes at most"),
+        ),
+        BodyError::TimedOut { waited_ms } => problem(
+            408,
+            "body-timed-out",
+            "The body did not arrive",
+            format!("the body was not there whole after {waited_ms} ms"),
+        ),
+        BodyError::Broken { problem: detail } => problem(
+            400,
+            "body-broken",
+            "The body broke off",
+            format!("the body could not be read: {detail}"),
+        ),
+    }
+}
+
+fn of_ruled_out(ruled_out: &RuledOut) -> Problem {
+    match ruled_out {
+        RuledOut::NoSuchKey => {
+            problem(404, "no-such-key", "No such key", "the key holds no value".to_owned())
+        }
+        RuledOut::Precondition { current } => Problem {
+            extra: Extra::Current(*current),
+            ..precondition_failed(format!(
+                "the precondition does not hold: the key is at version {current}"
+            ))
+        },
+        RuledOut::Range { length } => Problem {
+            extra: Extra::Length(*length),
+            ..problem(
+                416,
+                "range-not-satisfiable",
+                "Range not satisfiable",
+                format!("the value has {length} bytes: the range holds none of them"),
+            )
+        },
+    }
+}
+
+fn key_code(error: &KeyError) -> &'static str {
+    match error {
+        KeyError::Empty => "key-empty",
+        KeyError::TooLong { .. } => "key-too-long",
+        KeyError::NotUtf8 => "key-not-utf8",
+    }
+}
+
+fn unknown(name: &str, allowed: &[&str]) -> String {
+    if allowed.is_empty() {
+        return format!("'{name}' is not known here: no parameters are taken");
+    }
+    format!("'{name}' is not known here: expected {}", allowed.join(", "))
+}
+
+fn bad_parameter(name: &'static str, detail: String) -> Problem {
+    Problem {
+        extra: Extra::Parameter(name.into()),
+        ..problem(400, "bad-parameter", "Bad parameter", detail)
+    }
+}
+
+fn precondition_failed(detail: String) -> Problem {
+    problem(412, "precondition-failed", "Precondition failed", detail)
+}
+
+fn not_implemented(detail: String) -> Problem {
+    problem(501, "not-implemented", "Not implemented", detail)
+}
+
+fn overloaded(detail: String, retry_after_s: u64) -> Problem {
+    Problem {
+        extra: Extra::RetryAfter(retry_after_s.max(1)),
+        ..problem(429, "overloaded", "Overloaded", detail)
+    }
+}
+
+fn problem(status: u16, code: &'static str, title: &'static str, detail: String) -> Problem {
+    // Every status above is a valid one; the fallback only spares this an unwrap.
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Problem { status, code, title, detail, outcome: None, extra: Extra::Nothing }
+}
+
+impl Problem {
+    /// The answer.
+    pub fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.document()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match self.extra {
+            Extra::Nothing | Extra::Parameter(_) | Extra::Leader { .. } => {}
+            Extra::RetryAfter(seconds) => {
+                headers.insert(header::RETRY_AFTER, number(seconds));
+            }
+            Extra::Allow(methods) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+            }
+            Extra::Current(version) => {
+                headers.insert(header::ETAG, etag(version));
+            }
+            Extra::Length(length) => {
+                headers.insert(header::CONTENT_RANGE, text(format!("bytes */{length}")));
+            }
+        }
+        response
+    }
+
+    fn document(&self) -> Vec<u8> {
+        let mut document = Document {
+            r#type: format!("{TYPE_PREFIX}{}", self.code),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            outcome: self.outcome,
+            parameter: None,
+            leader: None,
+            leader_node: None,
+        };
+        match &self.extra {
+            Extra::Parameter(name) => document.parameter = Some(name),
+            Extra::Leader { node, address } => {
+                document.leader = Some(address);
+                document.leader_node = Some(*node);
+            }
+            Extra::Nothing
+            | Extra::RetryAfter(_)
+            | Extra::Allow(_)
+            | Extra::Current(_)
+            | Extra::Length(_) => {}
+        }
+        // Text and numbers alone: this cannot fail.
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+}

@@ -1,0 +1,1 @@
+//! The API, driven through its service by a replicator in memory.
