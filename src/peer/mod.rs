@@ -27,9 +27,16 @@ use serde::{Deserialize, Serialize};
 use crate::runtime::Instant;
 use crate::types::{ClusterId, Epoch, Incarnation, Mode, NodeId};
 
+mod connection;
+#[cfg(test)]
+mod contract;
 pub mod fault;
 mod frame;
+pub mod greeter;
+mod handshake;
+mod link;
 pub mod memory;
+mod mesh;
 pub mod tcp;
 
 /// The longest message a link carries, in bytes: a batch of the largest values and its framing.

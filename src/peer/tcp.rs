@@ -1,11 +1,17 @@
 //! The production link: TCP.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
 
+use super::handshake::Wire;
+use super::mesh::{Dial, Listen, Mesh, MeshOptions};
 use super::{Greeter, PeerError, PeerHandler, PeerView, Request, Transport};
 use crate::error::StartError;
 use crate::runtime::Runtime;
@@ -24,31 +30,104 @@ pub struct TcpOptions {
     pub metrics: Metrics,
 }
 
-/// Long-lived links to every peer over TCP, two lanes each.
-pub struct TcpTransport {}
+/// Long-lived links to every peer over TCP, two lanes each. Dropping it closes them.
+pub struct TcpTransport {
+    mesh: Arc<Mesh>,
+    listener: Mutex<Option<TcpListener>>,
+    local_address: Option<SocketAddr>,
+    peers: Vec<NodeId>,
+}
 
 impl TcpTransport {
     /// Takes the port; nothing is dialled or accepted before [`TcpTransport::serve`].
-    pub async fn bind(_options: TcpOptions) -> Result<Arc<TcpTransport>, StartError> {
-        todo!()
+    pub async fn bind(options: TcpOptions) -> Result<Arc<TcpTransport>, StartError> {
+        let listener = TcpListener::bind(&options.listen).await.map_err(|source| {
+            StartError::Listen { role: "peers", address: options.listen.clone(), source }
+        })?;
+        Ok(TcpTransport::on(listener, options))
+    }
+
+    /// The same on a port that was taken already.
+    fn on(listener: TcpListener, options: TcpOptions) -> Arc<TcpTransport> {
+        let TcpOptions { runtime, node, peers, greeter, metrics, .. } = options;
+        let nodes = peers.keys().copied().collect();
+        let dial = Arc::new(TcpDial { peers });
+        let mesh = Mesh::new(MeshOptions { runtime, node, greeter, metrics, dial });
+        Arc::new(TcpTransport {
+            mesh,
+            local_address: listener.local_addr().ok(),
+            listener: Mutex::new(Some(listener)),
+            peers: nodes,
+        })
     }
 
     /// Dials every peer and accepts theirs, from now on.
-    pub fn serve(&self, _handler: Arc<dyn PeerHandler>) {
-        todo!()
+    pub fn serve(&self, handler: Arc<dyn PeerHandler>) {
+        if let Some(listener) = self.listener.lock().take() {
+            self.mesh.accept(listener, handler);
+        }
+        for peer in &self.peers {
+            self.mesh.link_to(*peer);
+        }
+    }
+
+    /// Where peers are listened for, with the port that was taken where 0 was asked for.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.local_address
     }
 
     /// Closes every link and the port.
     pub async fn close(&self) {
-        todo!()
+        drop(self.listener.lock().take());
+        self.mesh.close().await;
+    }
+}
+
+impl Drop for TcpTransport {
+    fn drop(&mut self) {
+        self.mesh.begin_close();
     }
 }
 
 impl Transport for TcpTransport {
-    fn call(&self, _request: Request) -> BoxFuture<'static, Result<Bytes, PeerError>> {
-        todo!()
+    fn call(&self, request: Request) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        self.mesh.call(request)
     }
-    fn peer(&self, _node: NodeId) -> Option<PeerView> {
-        todo!()
+
+    fn peer(&self, node: NodeId) -> Option<PeerView> {
+        self.mesh.peer(node)
     }
+}
+
+struct TcpDial {
+    peers: BTreeMap<NodeId, String>,
+}
+
+impl Dial for TcpDial {
+    fn dial(&self, to: NodeId) -> BoxFuture<'static, io::Result<Wire>> {
+        let address = self.peers.get(&to).cloned();
+        Box::pin(async move {
+            let address = address.ok_or_else(|| io::Error::other("it has no address"))?;
+            let stream = TcpStream::connect(&address).await?;
+            wire(stream, address)
+        })
+    }
+}
+
+impl Listen for TcpListener {
+    async fn accept(&mut self) -> io::Result<Wire> {
+        let (stream, remote) = TcpListener::accept(self).await?;
+        wire(stream, remote.to_string())
+    }
+}
+
+fn wire(stream: TcpStream, remote: String) -> io::Result<Wire> {
+    stream.set_nodelay(true)?;
+    let (reader, writer) = stream.into_split();
+    Ok(Wire {
+        reader: Box::new(reader),
+        writer: Box::new(writer),
+        remote,
+        received: BytesMut::new(),
+    })
 }
