@@ -1,7 +1,28 @@
 //! Measuring: workloads, clusters of real processes, faults, histories, checks and the report.
+//!
+//! Everything that a comparison says comes from a run on this machine: [`compare`] starts the real
+//! program, drives it through [`load`], keeps every answer in a [`history`], has [`check`] look for
+//! broken promises, and [`report`] writes down what was found. A figure that could not be taken is
+//! absent with its reason.
+//!
+//! Does not measure what one machine cannot show: real distances, real power loss, other disks.
 
 pub mod check;
+mod cluster;
+mod compare;
+mod experiments;
 pub mod history;
-pub mod http;
-pub mod stats;
+mod http;
+mod load;
+mod process;
+mod progress;
+mod report;
+pub mod results;
+mod stats;
+#[cfg(test)]
+mod tests;
 pub mod workload;
+
+pub use compare::{CompareOptions, compare};
+pub use experiments::NAMES as EXPERIMENTS;
+pub use results::Verdict;

@@ -1,0 +1,327 @@
+//! Clients that ask, remember what they were told, and say what it means.
+//!
+//! A [`LabClient`] has one request under way at a time and records every one of them. How an answer
+//! is read as done, definitely failed or unknown is decided here, once, for all experiments.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::history::{Action, Ended, Op, Served, Value};
+use super::http::{Answer, Connection, Failure};
+use super::workload::{Seeded, ValueId};
+use crate::runtime::{Instant, Runtime};
+use crate::types::{Key, Level, Mode, Version};
+
+/// How often a read-back that got no answer is tried again, and the pause before.
+const READBACK_TRIES: usize = 5;
+const READBACK_PAUSE: Duration = Duration::from_millis(300);
+/// How many clients read back, all nodes taken together.
+const READBACK_CLIENTS: usize = 6;
+
+/// What all clients of one experiment share.
+pub struct Scene {
+    pub runtime: Runtime,
+    pub mode: Mode,
+    /// Node ids and where their clients connect.
+    pub nodes: Vec<(u16, SocketAddr)>,
+    /// A request that is not answered within this time is given up.
+    pub timeout: Duration,
+    pub value_bytes: usize,
+    pub seed: u64,
+    start: Instant,
+    next_client: AtomicU32,
+}
+
+impl Scene {
+    /// A scene whose clock starts now.
+    pub fn new(
+        runtime: &Runtime,
+        mode: Mode,
+        nodes: Vec<(u16, SocketAddr)>,
+        timeout: Duration,
+        value_bytes: usize,
+        seed: u64,
+    ) -> Arc<Scene> {
+        Arc::new(Scene {
+            runtime: runtime.clone(),
+            mode,
+            nodes,
+            timeout,
+            value_bytes,
+            seed,
+            start: runtime.now(),
+            next_client: AtomicU32::new(1),
+        })
+    }
+
+    /// Microseconds since the scene began: the clock of its history.
+    pub fn now_us(&self) -> u64 {
+        self.runtime.now().duration_since(self.start).as_micros() as u64
+    }
+
+    /// Waits until `instant_us` on the scene's clock.
+    pub async fn sleep_until_us(&self, instant_us: u64) {
+        self.runtime.sleep_until(self.start + Duration::from_micros(instant_us)).await;
+    }
+
+    /// A new client, connected to nothing yet.
+    pub fn client(self: &Arc<Scene>) -> LabClient {
+        let connect = |(_, address): &(u16, SocketAddr)| {
+            Connection::new(self.runtime.clone(), *address, self.timeout)
+        };
+        let id = self.next_client.fetch_add(1, Ordering::Relaxed);
+        LabClient {
+            scene: self.clone(),
+            id,
+            seq: 0,
+            random: Seeded::derived(self.seed, "client", u64::from(id)),
+            connections: self.nodes.iter().map(connect).collect(),
+            ops: Vec::new(),
+            body: Vec::new(),
+            scratch: Vec::new(),
+            target: String::new(),
+        }
+    }
+}
+
+/// At which level to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub level: Level,
+    pub r: Option<u16>,
+}
+
+impl Ask {
+    /// The level of a request that names none.
+    pub fn default_for(mode: Mode) -> Ask {
+        Ask { level: Level::default_for(mode), r: None }
+    }
+
+    /// The level `level`, as it is.
+    pub fn level(level: Level) -> Ask {
+        Ask { level, r: None }
+    }
+}
+
+/// What a client makes of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub ended: Ended,
+    pub version: Option<Version>,
+    /// The connection failed: a client that can choose goes to another node.
+    pub lost_connection: bool,
+    pub invoked_us: u64,
+    pub answered_us: u64,
+}
+
+/// One client.
+pub struct LabClient {
+    scene: Arc<Scene>,
+    id: u32,
+    seq: u32,
+    /// The client's own choices.
+    pub random: Seeded,
+    connections: Vec<Connection>,
+    /// What it asked and was told so far.
+    pub ops: Vec<Op>,
+    body: Vec<u8>,
+    scratch: Vec<u8>,
+    target: String,
+}
+
+impl LabClient {
+    /// Writes a new value of this client's to `key` through the node at `index`.
+    pub async fn put(&mut self, index: usize, key: &Key) -> Told {
+        let id = ValueId { client: self.id, seq: self.seq };
+        self.seq += 1;
+        id.fill(self.scene.value_bytes, &mut self.body);
+        set_target(&mut self.target, key, None);
+        let mut op = self.begin(Action::Put, index, key, Ask::default_for(self.scene.mode));
+        op.value = Some(Value::Named(id));
+        let ended = self.connections[index].call("PUT", &self.target, &self.body).await;
+        let lost_connection = ended.is_err();
+        match ended {
+            Ok(answer) => {
+                note_answer(&mut op, &answer);
+                op.ended = write_ended(answer.status, answer.body);
+            }
+            Err(failure) => op.ended = write_failed(&failure),
+        }
+        self.told(op, lost_connection)
+    }
+
+    /// Reads `key` through the node at `index`.
+    pub async fn get(&mut self, index: usize, key: &Key, ask: Ask) -> Told {
+        let named = (ask != Ask::default_for(self.scene.mode)).then_some(ask);
+        set_target(&mut self.target, key, named);
+        let mut op = self.begin(Action::Get, index, key, ask);
+        let ended = self.connections[index].call("GET", &self.target, b"").await;
+        let lost_connection = ended.is_err();
+        if let Ok(answer) = ended {
+            note_answer(&mut op, &answer);
+            match answer.status {
+                // A value without a readable version cannot be checked: not an answer.
+                200 if op.version.is_some() => {
+                    op.ended = Ended::Ok;
+                    op.value = Some(Value::of(answer.body, &mut self.scratch));
+                }
+                404 => (op.ended, op.version) = (Ended::Ok, None),
+                _ => {}
+            }
+        }
+        self.told(op, lost_connection)
+    }
+
+    fn begin(&self, action: Action, index: usize, key: &Key, ask: Ask) -> Op {
+        Op {
+            client: self.id,
+            action,
+            key: key.clone(),
+            value: None,
+            invoked_us: self.scene.now_us(),
+            answered_us: 0,
+            ended: Ended::Failed,
+            node: self.scene.nodes[index].0,
+            level: ask.level,
+            r: ask.r,
+            served: None,
+            version: None,
+            superseded: None,
+            status: 0,
+            readback: false,
+        }
+    }
+
+    fn told(&mut self, mut op: Op, lost_connection: bool) -> Told {
+        op.answered_us = self.scene.now_us();
+        let told = Told {
+            ended: op.ended,
+            version: op.version,
+            lost_connection,
+            invoked_us: op.invoked_us,
+            answered_us: op.answered_us,
+        };
+        self.ops.push(op);
+        told
+    }
+}
+
+fn set_target(target: &mut String, key: &Key, ask: Option<Ask>) {
+    use std::fmt::Write as _;
+    target.clear();
+    // Keys of loads need no percent-encoding; writing to a string cannot fail.
+    let _ = write!(target, "/v1/kv/{key}");
+    match ask {
+        None => {}
+        Some(Ask { r: Some(r), level }) => {
+            let _ = write!(target, "?consistency={level}&r={r}");
+        }
+        Some(Ask { r: None, level }) => {
+            let _ = write!(target, "?consistency={level}");
+        }
+    }
+}
+
+fn note_answer(op: &mut Op, answer: &Answer) {
+    op.status = answer.status;
+    let version = |name| answer.header(name).and_then(|text| text.trim_matches('"').parse().ok());
+    op.version = version("etag");
+    op.superseded = version("quorate-superseded");
+    op.served = answer.header("quorate-consistency").and_then(|text| text.parse::<Served>().ok());
+}
+
+/// What became of a write that was answered. The answer's own word counts where it has one; a
+/// status that the API gives to definite refusals is believed; everything else is unknown.
+fn write_ended(status: u16, body: &[u8]) -> Ended {
+    if (200..300).contains(&status) {
+        return Ended::Ok;
+    }
+    let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let outcome = problem.as_ref().and_then(|problem| problem.get("outcome")?.as_str());
+    match (outcome, status) {
+        (Some("not_applied"), _) => Ended::Failed,
+        (Some(_), _) => Ended::Unknown,
+        (None, 400..=499 | 501 | 503) => Ended::Failed,
+        (None, _) => Ended::Unknown,
+    }
+}
+
+fn write_failed(failure: &Failure) -> Ended {
+    if failure.sent { Ended::Unknown } else { Ended::Failed }
+}
+
+/// Reads every key through every node at the mode's default level, once everything has settled.
+pub async fn read_back(scene: &Arc<Scene>, keys: &[Key]) -> Vec<Op> {
+    let ask = Ask::default_for(scene.mode);
+    let nodes = scene.nodes.len();
+    let work: Arc<Vec<(usize, Key)>> = Arc::new(
+        keys.iter().flat_map(|key| (0..nodes).map(move |node| (node, key.clone()))).collect(),
+    );
+    let reader = |first: usize| {
+        let (mut client, work, scene) = (scene.client(), work.clone(), scene.clone());
+        scene.runtime.clone().spawn(async move {
+            for (node, key) in work.iter().skip(first).step_by(READBACK_CLIENTS) {
+                for _ in 0..READBACK_TRIES {
+                    let told = client.get(*node, key, ask).await;
+                    if told.ended == Ended::Ok {
+                        break;
+                    }
+                    scene.runtime.sleep(READBACK_PAUSE).await;
+                }
+            }
+            client.ops
+        })
+    };
+    let readers: Vec<_> = (0..READBACK_CLIENTS).map(reader).collect();
+    let mut ops = Vec::new();
+    for reader in readers {
+        ops.extend(reader.await.unwrap_or_default());
+    }
+    ops.iter_mut().for_each(|op| op.readback = true);
+    ops
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_unknown_unless_the_answer_rules_it_out() {
+        let problem = |outcome: &str| format!(r#"{{"code":"x","outcome":"{outcome}"}}"#);
+        assert_eq!(write_ended(204, b""), Ended::Ok);
+        for status in [400, 412, 413, 421, 429, 501, 503] {
+            assert_eq!(write_ended(status, b""), Ended::Failed, "{status}");
+        }
+        for status in [302, 500, 502, 504, 599] {
+            assert_eq!(write_ended(status, b"oops"), Ended::Unknown, "{status}");
+        }
+        assert_eq!(write_ended(503, problem("unknown").as_bytes()), Ended::Unknown);
+        assert_eq!(write_ended(500, problem("not_applied").as_bytes()), Ended::Failed);
+        assert_eq!(write_ended(504, problem("unknown").as_bytes()), Ended::Unknown);
+    }
+
+    #[test]
+    fn only_a_request_that_was_never_sent_definitely_failed() {
+        let failure = |sent| Failure { sent, detail: String::new() };
+        assert_eq!(write_failed(&failure(false)), Ended::Failed);
+        assert_eq!(write_failed(&failure(true)), Ended::Unknown);
+    }
+
+    #[test]
+    fn the_level_is_named_only_where_it_is_not_the_default() {
+        let key = Key::new("load-000001", 64).expect("a key");
+        let target = |ask| {
+            let mut target = "old".to_owned();
+            set_target(&mut target, &key, ask);
+            target
+        };
+        assert_eq!(target(None), "/v1/kv/load-000001");
+        assert_eq!(target(Some(Ask::level(Level::Local))), "/v1/kv/load-000001?consistency=local");
+        assert_eq!(
+            target(Some(Ask { level: Level::Quorum, r: Some(1) })),
+            "/v1/kv/load-000001?consistency=quorum&r=1"
+        );
+    }
+}
