@@ -1,1 +1,446 @@
 //! Leader mode: the leader orders every write, any node takes requests.
+//!
+//! **Why it exists.** A client may ask any node. Writes go through the [`pump`] into the Raft log,
+//! from wherever they arrive; reads pass the [`gate`] and are then served from this node's own
+//! table, so that followers carry their share.
+//!
+//! **Guarantees.** Writes are linearizable; so are reads and lists, unless they ask for `local`. A
+//! write that is answered *not applied* never shows up, and one that is answered *unknown* shows up
+//! wholly and once, or not at all. A request crosses one peer link at most.
+//!
+//! **Does not guarantee** that a page of a list shows one moment: see [`fold`](super::fold).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::{
+    ClusterStatus, Cost, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions,
+    WriteAnswer, fold,
+};
+use crate::consensus::{Consensus, Submission};
+use crate::error::{ReadError, Refusal, WriteError};
+use crate::peer::{Inbound, Service, SharedTransport};
+use crate::runtime::{Runtime, Task};
+use crate::storage::encoding;
+use crate::storage::rows;
+use crate::storage::table::{Table, TableError};
+use crate::telemetry::Metrics;
+use crate::types::{EffectiveLevel, Epoch, Key, Level, Mode, NodeId, Record, Write};
+
+mod flight;
+mod forward;
+mod gate;
+mod group;
+mod list;
+mod pump;
+mod queue;
+mod slot;
+
+pub use self::group::Group;
+
+use self::forward::{Verdict, decode, encode};
+use self::gate::{Confirmed, ReadGate};
+use self::list::TableRows;
+use self::pump::Pump;
+use self::queue::{Full, Pending, Queue, Remote, write_bytes};
+use self::slot::{Leaving, Settled, slot};
+
+/// How long a client should wait before it tries a full queue again: a few batches' time.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// How long stopping waits for writes that are under way.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a checkpoint may take.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How far the clock of a node that forwards a write may run ahead of the leader's before its
+/// proposed time is cut, in milliseconds: versions never go back, so one broken clock would push
+/// them ahead for good.
+const MAX_CLOCK_LEAD_MS: u64 = 500;
+
+/// What a node's part in leader mode is made of.
+pub struct LeaderOptions<G = Consensus> {
+    pub runtime: Runtime,
+    pub node: NodeId,
+    /// How often the data directory was opened, this time included.
+    pub boot: u64,
+    /// Every node of the cluster with its peer address.
+    pub peers: BTreeMap<NodeId, String>,
+    /// Where clients reach this node.
+    pub advertise: String,
+    pub group: Arc<G>,
+    pub table: Arc<dyn Table>,
+    pub transport: SharedTransport,
+    pub metrics: Metrics,
+}
+
+/// What the parts of leader mode share on one node.
+struct Context<G> {
+    runtime: Runtime,
+    node: NodeId,
+    peers: BTreeMap<NodeId, String>,
+    advertise: String,
+    group: Arc<G>,
+    table: Arc<dyn Table>,
+    transport: SharedTransport,
+    metrics: Metrics,
+    queue: Queue,
+}
+
+/// Leader mode on one node.
+pub struct Leader<G = Consensus> {
+    context: Arc<Context<G>>,
+    gate: Arc<ReadGate<G>>,
+    pump_task: Mutex<Option<Task<()>>>,
+    gate_task: Task<()>,
+    /// The end of the log at the start; [`Replicator::ready`] waits until it is applied.
+    caught_up_index: u64,
+    caught_up: AtomicBool,
+}
+
+impl<G: Group> Leader<G> {
+    /// Starts the node's part; the group must run.
+    pub fn start(options: LeaderOptions<G>) -> Leader<G> {
+        let caught_up_index = options.group.status().last_log_index;
+        let context = Arc::new(Context {
+            runtime: options.runtime,
+            node: options.node,
+            peers: options.peers,
+            advertise: options.advertise,
+            group: options.group,
+            table: options.table,
+            transport: options.transport,
+            metrics: options.metrics,
+            queue: Queue::default(),
+        });
+        let pump = Pump::new(context.clone(), options.boot);
+        let gate = Arc::new(ReadGate::new(context.clone()));
+        Leader {
+            pump_task: Mutex::new(Some(context.runtime.spawn(pump.run()))),
+            gate_task: context.runtime.spawn(gate.clone().run()),
+            caught_up_index,
+            caught_up: AtomicBool::new(false),
+            gate,
+            context,
+        }
+    }
+
+    /// Passes the gate where the level asks for it; gives the level that is served, and its cost.
+    async fn admit(&self, options: &RequestOptions) -> Result<(EffectiveLevel, Cost), ReadError> {
+        refuse_replica_counts(options)?;
+        let admitted = match options.level.unwrap_or(Level::default_for(Mode::Leader)) {
+            Level::Linearizable | Level::Quorum => {
+                let confirmed = self.gate.pass(options.deadline).await?;
+                (EffectiveLevel::Linearizable, self.context.read_cost(confirmed))
+            }
+            Level::Lease => {
+                let what = "consistency 'lease'".to_owned();
+                return Err(Refusal::NotImplemented { what, mode: Mode::Leader }.into());
+            }
+            Level::Local => (EffectiveLevel::Local, Cost { messages: 0, acks: 1 }),
+        };
+        self.context.refuse_while_installing()?;
+        Ok(admitted)
+    }
+
+    async fn write(
+        &self,
+        write: Write,
+        options: RequestOptions,
+    ) -> Result<WriteAnswer, WriteError> {
+        check_write_level(&options)?;
+        let context = &self.context;
+        if !options.may_forward {
+            match context.group.leader() {
+                Some(leader) if leader == context.node => {}
+                Some(leader) => return Err(context.not_leader(leader).into()),
+                None => return Err(Refusal::NoLeader { detail: context.no_leader(None) }.into()),
+            }
+        }
+        let (slot, mut waiter) = slot();
+        let pending = Pending::new(write, slot, options.deadline, options.may_forward);
+        context.queue.push_write(pending).map_err(|full| match full {
+            Full::Full => Refusal::Overloaded { what: "the write queue", retry_after: RETRY_AFTER },
+            Full::Closed => Refusal::NotReady { detail: "it is stopping".to_owned() },
+        })?;
+        let settled = context.runtime.deadline(options.deadline, &mut waiter).await;
+        let left = settled.map_or_else(|| waiter.leave(), Leaving::Settled);
+        match left {
+            Leaving::Settled(Settled { result, forwarded }) => Ok(WriteAnswer {
+                version: result?,
+                superseded_by: None,
+                level: EffectiveLevel::Linearizable,
+                cost: context.write_cost(forwarded),
+            }),
+            Leaving::NotApplied => {
+                let detail = context.no_leader(context.group.leader());
+                Err(Refusal::NoLeader { detail }.into())
+            }
+            Leaving::Unknown => {
+                let detail = "the leader gave no answer in time".to_owned();
+                Err(WriteError::Unknown { detail })
+            }
+        }
+    }
+
+    async fn read(&self, key: Key, options: RequestOptions) -> Result<ReadAnswer, ReadError> {
+        let (level, cost) = self.admit(&options).await?;
+        let row = self.context.table.get(&rows::data_row(&key)).map_err(table_refusal)?;
+        // Again: a row read while the table was being replaced means nothing.
+        self.context.refuse_while_installing()?;
+        let record = row.as_ref().map(encoding::decode).transpose();
+        let record = record.map_err(|error| damaged(&key, &error))?;
+        Ok(ReadAnswer { record, level, cost })
+    }
+
+    async fn list(&self, list: List, options: RequestOptions) -> Result<ListAnswer, ReadError> {
+        let asked_at = self.context.runtime.now();
+        let (level, cost) = self.admit(&options).await?;
+        let mut source = TableRows::new(&self.context.runtime, &self.context.table, &list.prefix);
+        let page = fold::fold(&mut source, &list, self.context.runtime.wall_ms());
+        let waited = options.deadline.saturating_duration_since(asked_at);
+        let page = self.context.runtime.deadline(options.deadline, page).await;
+        let page = page.ok_or(ReadError::TimedOut { waited })??;
+        self.context.refuse_while_installing()?;
+        Ok(ListAnswer { items: page.items, prefixes: page.prefixes, next: page.next, level, cost })
+    }
+
+    /// Takes another node's submission; one hop at most, so it is never passed on.
+    fn take_forwarded(&self, inbound: Inbound) {
+        let leader = self.context.group.leader();
+        if leader != Some(self.context.node) {
+            let reason = "this node does not lead".to_owned();
+            return match encode(&Verdict::NotTaken { leader, reason }) {
+                Ok(body) => inbound.reply.send(body),
+                Err(reason) => inbound.reply.refuse(reason),
+            };
+        }
+        let mut submission: Submission = match decode(&inbound.body) {
+            Ok(submission) => submission,
+            Err(problem) => return inbound.reply.refuse(format!("not a submission: {problem}")),
+        };
+        if submission.session.origin != inbound.from {
+            return inbound.reply.refuse("a submission of another node");
+        }
+        let latest = (self.context.runtime.wall_ms() + MAX_CLOCK_LEAD_MS) << 16;
+        submission.proposed_time = submission.proposed_time.min(latest);
+        let bytes = submission.writes.iter().map(write_bytes).sum();
+        let Inbound { deadline, reply, .. } = inbound;
+        let remote = Remote { submission, bytes, deadline, reply };
+        if let Err(remote) = self.context.queue.push_remote(remote) {
+            remote.reply.refuse("the leader's write queue is full, or it is stopping");
+        }
+    }
+
+    async fn stop(&self) {
+        self.context.queue.close();
+        self.gate.close();
+        let task = self.pump_task.lock().take();
+        if let Some(mut task) = task {
+            let grace = self.context.runtime.now() + SHUTDOWN_GRACE;
+            if self.context.runtime.deadline(grace, &mut task).await.is_none() {
+                task.abort();
+            }
+        }
+        self.context.queue.drain();
+        self.gate_task.abort();
+    }
+}
+
+impl<G> Drop for Leader<G> {
+    fn drop(&mut self) {
+        let task = self.pump_task.get_mut().take();
+        task.iter().chain([&self.gate_task]).for_each(Task::abort);
+    }
+}
+
+impl<G: Group> Replicator for Leader<G> {
+    fn read(
+        &self,
+        key: Key,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<ReadAnswer, ReadError>> {
+        Box::pin(Leader::read(self, key, options))
+    }
+
+    fn write(
+        &self,
+        write: Write,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<WriteAnswer, WriteError>> {
+        Box::pin(Leader::write(self, write, options))
+    }
+
+    fn list(
+        &self,
+        list: List,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<ListAnswer, ReadError>> {
+        Box::pin(Leader::list(self, list, options))
+    }
+
+    fn status(&self) -> ClusterStatus {
+        self.context.cluster_status()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let status = self.context.group.status();
+        if let Some(reason) = status.stopped {
+            return Err(format!("the Raft group has stopped on this node: {reason}"));
+        }
+        if status.installing {
+            return Err("a snapshot is being installed".to_owned());
+        }
+        if status.leader.is_none() {
+            return Err("no leader is known".to_owned());
+        }
+        if status.cluster.is_none() {
+            return Err("the cluster is not named yet".to_owned());
+        }
+        // The end of the log may never commit, and be replaced by a shorter one: then the whole of
+        // what is there now will do.
+        let applied = status.applied_index;
+        if applied >= self.caught_up_index.min(status.last_log_index) {
+            self.caught_up.store(true, Ordering::Relaxed);
+        }
+        if self.caught_up.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let end = self.caught_up_index;
+        Err(format!("the log is being applied: at entry {applied} of {end}"))
+    }
+
+    fn handle(&self, inbound: Inbound) {
+        match inbound.service {
+            Service::Forward => self.take_forwarded(inbound),
+            Service::ReadIndex => self.gate.take(inbound),
+            other => {
+                inbound.reply.refuse(format!("{} is no service of leader mode", other.as_str()));
+            }
+        }
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.context.group.compact(CHECKPOINT_TIMEOUT))
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stop())
+    }
+}
+
+impl<G: Group> Context<G> {
+    /// Why a write or read found no leader, for people.
+    fn no_leader(&self, leader: Option<NodeId>) -> String {
+        match leader {
+            None => "no leader is known: a majority of the nodes must be up and connected".into(),
+            Some(leader) if leader == self.node => {
+                "this node leads, but could not take the request in time".into()
+            }
+            Some(leader) => format!("node {leader} leads, but did not take the request in time"),
+        }
+    }
+
+    /// The refusal of a request that may not be passed on.
+    fn not_leader(&self, leader: NodeId) -> Refusal {
+        match self.transport.peer(leader).and_then(|peer| peer.client_address) {
+            Some(client_address) => Refusal::NotLeader { leader, client_address },
+            None => Refusal::NoLeader {
+                detail: format!("node {leader} leads, but its client address is not known yet"),
+            },
+        }
+    }
+
+    fn refuse_while_installing(&self) -> Result<(), ReadError> {
+        if self.group.status().installing {
+            let detail = "a snapshot is being installed".to_owned();
+            return Err(Refusal::NotReady { detail }.into());
+        }
+        Ok(())
+    }
+
+    /// Messages to and from every other node, once for the batch that the request was part of, and
+    /// two more for a hop to the leader and back. The acknowledgements are a majority's.
+    fn cost(&self, hop: bool) -> Cost {
+        let nodes = self.peers.len();
+        let messages = 2 * (nodes.saturating_sub(1) + usize::from(hop));
+        Cost { messages: messages as u32, acks: (nodes / 2 + 1) as u16 }
+    }
+
+    fn write_cost(&self, forwarded: bool) -> Cost {
+        self.cost(forwarded)
+    }
+
+    fn read_cost(&self, confirmed: Confirmed) -> Cost {
+        self.cost(confirmed.asked_leader)
+    }
+
+    fn cluster_status(&self) -> ClusterStatus {
+        let status = self.group.status();
+        let voters = status.voters.iter().map(|id| (*id, "voter"));
+        let learners = status.learners.iter().map(|id| (*id, "learner"));
+        ClusterStatus {
+            cluster: status.cluster,
+            mode: Mode::Leader,
+            epoch: Epoch(1),
+            node: self.node,
+            leader: status.leader,
+            term: status.term,
+            members: voters.chain(learners).map(|(id, role)| self.member(id, role)).collect(),
+            applied_index: status.applied_index,
+        }
+    }
+
+    fn member(&self, id: NodeId, role: &'static str) -> Member {
+        let peer_address = self.peers.get(&id).cloned().unwrap_or_default();
+        if id == self.node {
+            let client_address = Some(self.advertise.clone());
+            return Member { id, peer_address, client_address, role, reachable: true };
+        }
+        let view = self.transport.peer(id).unwrap_or_default();
+        let (client_address, reachable) = (view.client_address, view.connected);
+        Member { id, peer_address, client_address, role, reachable }
+    }
+}
+
+fn check_write_level(options: &RequestOptions) -> Result<(), Refusal> {
+    refuse_replica_counts(options)?;
+    match options.level {
+        None | Some(Level::Linearizable | Level::Quorum) => Ok(()),
+        Some(level @ (Level::Lease | Level::Local)) => {
+            let (mode, allowed) = (Mode::Leader, "linearizable");
+            Err(Refusal::LevelNotOffered { level, mode, allowed })
+        }
+    }
+}
+
+/// `r` and `w` choose replicas to wait for; here a majority always decides.
+fn refuse_replica_counts(options: &RequestOptions) -> Result<(), Refusal> {
+    let given = [("r", options.r), ("w", options.w)];
+    match given.into_iter().find(|(_, count)| count.is_some()) {
+        None => Ok(()),
+        Some((parameter, _)) => {
+            let problem = "leader mode always waits for a majority: leave it out".to_owned();
+            Err(Refusal::BadParameter { parameter, problem })
+        }
+    }
+}
+
+fn table_refusal(error: TableError) -> ReadError {
+    Refusal::Storage { detail: error.to_string() }.into()
+}
+
+fn damaged(key: &Key, error: &encoding::DecodeError) -> ReadError {
+    Refusal::Storage { detail: format!("the row of key '{key}' is damaged: {error}") }.into()
+}
+
+/// A row as a record, for lists.
+fn record_of(key: &Key, row: &bytes::Bytes) -> Result<Record, ReadError> {
+    encoding::decode(row).map_err(|error| damaged(key, &error))
+}

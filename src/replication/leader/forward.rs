@@ -1,0 +1,46 @@
+//! What nodes say to the leader, and what it answers: the bodies of [`Service::Forward`] and
+//! [`Service::ReadIndex`] messages, as `postcard`.
+//!
+//! [`Service::Forward`]: crate::peer::Service::Forward
+//! [`Service::ReadIndex`]: crate::peer::Service::ReadIndex
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::consensus::SubmissionResult;
+use crate::types::NodeId;
+
+/// What became of one attempt to get a submission into the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// An entry that holds it was applied.
+    Result(SubmissionResult),
+    /// This attempt put it into no log, and will not.
+    NotTaken { leader: Option<NodeId>, reason: String },
+    /// It may be in a log.
+    Unknown { reason: String },
+}
+
+/// What a node that is asked for a read index answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadIndexAnswer {
+    /// A read asked for before the request was sent must wait for this index.
+    Index(u64),
+    /// It could not confirm that it leads.
+    NotConfirmed { leader: Option<NodeId>, reason: String },
+}
+
+/// The bytes of a message.
+pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, String> {
+    postcard::to_stdvec(message).map(Bytes::from).map_err(|error| error.to_string())
+}
+
+/// Reads [`encode`] back; bytes left over are an error.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        Ok((_, rest)) => Err(format!("{} bytes too many", rest.len())),
+        Err(error) => Err(error.to_string()),
+    }
+}

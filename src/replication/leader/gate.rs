@@ -1,0 +1,352 @@
+//! Linearizable reads: one confirmation for all reads that wait.
+//!
+//! **Why it exists.** Before a node may read its own table it must know an index that covers every
+//! write acknowledged before the read was asked for, confirmed by a majority, and have applied it.
+//! One confirmation is as good for a thousand reads as for one, so reads gather at the gate and
+//! leave in rounds. A follower's round asks the leader, and joins the leader's own next round there.
+//!
+//! **Guarantees.** A read leaves with a round whose confirmation was begun after the read arrived:
+//! one that has departed takes nobody in.
+//!
+//! **Bounds.** [`MAX_CONFIRMING`] rounds are being confirmed at once, and [`MAX_APPLYING`] wait for
+//! this node to catch up; other nodes' requests in one round are [`MAX_REMOTE`] at most.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Context;
+use super::forward::{ReadIndexAnswer, decode, encode};
+use super::group::{Group, while_leading};
+use crate::error::{ReadError, Refusal};
+use crate::peer::{Inbound, Lane, Reply, Request, Service};
+use crate::runtime::Instant;
+use crate::types::NodeId;
+
+/// Rounds being confirmed at once. With one, all reads that arrive during a confirmation share the
+/// next, so that messages per read fall as load rises.
+pub const MAX_CONFIRMING: usize = 1;
+
+/// Confirmed rounds that wait until this node has applied their index.
+const MAX_APPLYING: usize = 64;
+
+/// Requests of other nodes in one round: a node has one under way, and perhaps some given up.
+const MAX_REMOTE: usize = 1_024;
+
+/// How long one confirmation may take before it is asked for again. Asking twice does no harm, and
+/// a lost message must not cost the reads all of their time.
+const ATTEMPT: Duration = Duration::from_millis(500);
+
+/// How long to wait after a failed attempt, unless the leader changes first.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Where reads wait to be linearizable.
+pub struct ReadGate<G> {
+    context: Arc<Context<G>>,
+    next: Mutex<Next>,
+    wake: Notify,
+}
+
+/// Who waits for the next round.
+struct Next {
+    round: Arc<Round>,
+    /// The latest deadline of those who wait; `None` where nobody does.
+    deadline: Option<Instant>,
+    /// Whether reads of this node wait, and not only other nodes.
+    has_local: bool,
+    remote: Vec<Reply>,
+    closed: bool,
+}
+
+/// What the reads of one round share.
+#[derive(Default)]
+struct Round {
+    outcome: OnceLock<Result<Confirmed, ReadError>>,
+    done: Notify,
+    /// Why the last attempt failed.
+    trouble: Mutex<Option<String>>,
+}
+
+/// How a round was confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Whether another node was asked over a peer link.
+    pub asked_leader: bool,
+}
+
+/// A round that left the gate. Dropped without an outcome, it tells its reads that the node stops.
+struct Departed {
+    round: Arc<Round>,
+    deadline: Instant,
+    has_local: bool,
+    remote: Vec<Reply>,
+}
+
+impl Round {
+    async fn wait(&self) -> Result<Confirmed, ReadError> {
+        loop {
+            // Made before the look: a notification between the two is not missed.
+            let done = self.done.notified();
+            if let Some(outcome) = self.outcome.get() {
+                return outcome.clone();
+            }
+            done.await;
+        }
+    }
+
+    fn finish(&self, outcome: Result<Confirmed, ReadError>) {
+        // The first outcome counts.
+        let _ = self.outcome.set(outcome);
+        self.done.notify_waiters();
+    }
+}
+
+impl Drop for Departed {
+    fn drop(&mut self) {
+        if self.round.outcome.get().is_none() {
+            self.round.finish(Err(stopping()));
+        }
+    }
+}
+
+fn stopping() -> ReadError {
+    Refusal::NotReady { detail: "it is stopping".to_owned() }.into()
+}
+
+impl<G: Group> ReadGate<G> {
+    /// An open gate; rounds leave it while [`ReadGate::run`] runs.
+    pub fn new(context: Arc<Context<G>>) -> ReadGate<G> {
+        let next = Mutex::new(Next::empty());
+        ReadGate { context, next, wake: Notify::new() }
+    }
+
+    /// Waits until this node's table holds every write acknowledged anywhere before the call.
+    pub async fn pass(&self, deadline: Instant) -> Result<Confirmed, ReadError> {
+        let asked_at = self.context.runtime.now();
+        let round = {
+            let mut next = self.next.lock();
+            if next.closed {
+                return Err(stopping());
+            }
+            next.has_local = true;
+            next.join(deadline)
+        };
+        self.wake.notify_one();
+        match self.context.runtime.deadline(deadline, round.wait()).await {
+            Some(outcome) => outcome,
+            None => Err(self.late(&round, deadline.saturating_duration_since(asked_at))),
+        }
+    }
+
+    /// Takes another node's request for a read index into the next round. One hop at most: where
+    /// this node does not lead, it says so.
+    pub fn take(&self, inbound: Inbound) {
+        let leader = self.context.group.leader();
+        if leader != Some(self.context.node) {
+            return not_confirmed([inbound.reply], leader, "this node does not lead");
+        }
+        let mut next = self.next.lock();
+        if next.closed || next.remote.len() >= MAX_REMOTE {
+            drop(next);
+            return inbound.reply.refuse("too many read indexes are being asked for");
+        }
+        next.join(inbound.deadline);
+        next.remote.push(inbound.reply);
+        drop(next);
+        self.wake.notify_one();
+    }
+
+    /// Lets nobody in any more, and turns away who waits.
+    pub fn close(&self) {
+        let mut next = self.next.lock();
+        next.closed = true;
+        let round = next.round.clone();
+        drop(next);
+        round.finish(Err(stopping()));
+    }
+
+    /// Sends rounds off, for ever.
+    pub async fn run(self: Arc<Self>) {
+        let mut confirming: FuturesUnordered<BoxFuture<'static, _>> = FuturesUnordered::new();
+        let mut applying: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+        loop {
+            while confirming.len() < MAX_CONFIRMING && applying.len() < MAX_APPLYING {
+                let Some(departed) = self.depart() else { break };
+                confirming.push(Box::pin(confirm(self.context.clone(), departed)));
+            }
+            tokio::select! {
+                biased;
+                Some(round) = confirming.next(), if !confirming.is_empty() => {
+                    if let Some((departed, index, confirmed)) = round {
+                        let context = self.context.clone();
+                        applying.push(Box::pin(apply(context, departed, index, confirmed)));
+                    }
+                }
+                Some(()) = applying.next(), if !applying.is_empty() => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Takes everybody who waits: from here on, who arrives waits for the round after.
+    fn depart(&self) -> Option<Departed> {
+        let mut next = self.next.lock();
+        let deadline = next.deadline?;
+        let closed = next.closed;
+        let left = std::mem::replace(&mut *next, Next { closed, ..Next::empty() });
+        let (round, has_local, remote) = (left.round, left.has_local, left.remote);
+        Some(Departed { round, deadline, has_local, remote })
+    }
+
+    /// Why a read was not let through in time.
+    fn late(&self, round: &Round, waited: Duration) -> ReadError {
+        let leader = self.context.group.leader();
+        if leader.is_none() {
+            return Refusal::NoLeader { detail: self.context.no_leader(leader) }.into();
+        }
+        match round.trouble.lock().clone() {
+            Some(detail) => Refusal::NoLeader { detail }.into(),
+            None => ReadError::TimedOut { waited },
+        }
+    }
+}
+
+impl Next {
+    fn empty() -> Next {
+        let (round, remote) = (Arc::default(), Vec::new());
+        Next { round, deadline: None, has_local: false, remote, closed: false }
+    }
+
+    fn join(&mut self, deadline: Instant) -> Arc<Round> {
+        self.deadline = Some(self.deadline.map_or(deadline, |latest| latest.max(deadline)));
+        self.round.clone()
+    }
+}
+
+/// Gets a round's index, here or from the leader, and answers the other nodes in it. `None` where it
+/// was not to be had by the round's deadline; its reads have given up by then.
+async fn confirm<G: Group>(
+    context: Arc<Context<G>>,
+    mut departed: Departed,
+) -> Option<(Departed, u64, Confirmed)> {
+    let (group, runtime) = (&*context.group, &context.runtime);
+    while runtime.now() < departed.deadline {
+        let leader = group.leader();
+        let attempt = (runtime.now() + ATTEMPT).min(departed.deadline);
+        let answer = match leader {
+            Some(leader) if leader == context.node => {
+                confirm_here(&context, &mut departed.remote, attempt).await
+            }
+            other => {
+                let remote = std::mem::take(&mut departed.remote);
+                not_confirmed(remote, leader, "this node does not lead");
+                if !departed.has_local {
+                    return None;
+                }
+                match other {
+                    Some(leader) => ask_leader(&context, leader, attempt).await,
+                    None => {
+                        group.leader_change(None, departed.deadline).await;
+                        continue;
+                    }
+                }
+            }
+        };
+        match answer {
+            Ok(index) => {
+                let asked_leader = leader != Some(context.node);
+                return Some((departed, index, Confirmed { asked_leader }));
+            }
+            Err(trouble) => *departed.round.trouble.lock() = Some(trouble),
+        }
+        group.leader_change(leader, runtime.now() + RETRY_PAUSE).await;
+    }
+    let trouble = departed.round.trouble.lock().clone();
+    let detail = trouble.unwrap_or_else(|| context.no_leader(group.leader()));
+    departed.round.finish(Err(Refusal::NoLeader { detail }.into()));
+    None
+}
+
+/// Confirms with a majority that this node leads.
+async fn confirm_here<G: Group>(
+    context: &Context<G>,
+    remote: &mut Vec<Reply>,
+    deadline: Instant,
+) -> Result<u64, String> {
+    context.metrics.read_index_rounds.inc();
+    let index = context.runtime.deadline(deadline, context.group.read_index(deadline)).await;
+    match index {
+        Some(Ok(index)) => {
+            for reply in remote.drain(..) {
+                answer(reply, &ReadIndexAnswer::Index(index));
+            }
+            Ok(index)
+        }
+        Some(Err(error)) => {
+            not_confirmed(remote.drain(..), error.leader, &error.reason);
+            Err(error.to_string())
+        }
+        None => Err("no majority confirmed in time that this node leads".to_owned()),
+    }
+}
+
+async fn ask_leader<G: Group>(
+    context: &Context<G>,
+    leader: NodeId,
+    deadline: Instant,
+) -> Result<u64, String> {
+    let call = context.transport.call(Request {
+        to: leader,
+        lane: Lane::Control,
+        service: Service::ReadIndex,
+        epoch: None,
+        deadline,
+        body: bytes::Bytes::new(),
+    });
+    match while_leading(&*context.group, &context.runtime, leader, deadline, call).await {
+        Some(Ok(body)) => match decode(&body)? {
+            ReadIndexAnswer::Index(index) => Ok(index),
+            ReadIndexAnswer::NotConfirmed { reason, .. } => Err(format!("node {leader}: {reason}")),
+        },
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err(format!("node {leader} did not confirm in time that it leads")),
+    }
+}
+
+/// Waits until this node has applied the round's index, and lets its reads through.
+async fn apply<G: Group>(
+    context: Arc<Context<G>>,
+    departed: Departed,
+    index: u64,
+    confirmed: Confirmed,
+) {
+    if !departed.has_local {
+        return;
+    }
+    // Where it is not applied in time, the reads of the round have given up by then: its deadline
+    // is the latest of theirs.
+    if context.group.wait_applied(index, departed.deadline).await {
+        departed.round.finish(Ok(confirmed));
+    } else {
+        let detail = format!("it has not applied the log up to entry {index} yet");
+        departed.round.finish(Err(Refusal::NotReady { detail }.into()));
+    }
+}
+
+fn not_confirmed(replies: impl IntoIterator<Item = Reply>, leader: Option<NodeId>, reason: &str) {
+    for reply in replies {
+        answer(reply, &ReadIndexAnswer::NotConfirmed { leader, reason: reason.to_owned() });
+    }
+}
+
+fn answer(reply: Reply, message: &ReadIndexAnswer) {
+    match encode(message) {
+        Ok(body) => reply.send(body),
+        Err(reason) => reply.refuse(reason),
+    }
+}

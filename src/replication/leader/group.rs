@@ -1,0 +1,106 @@
+//! The seam between leader mode and the Raft group: what this folder asks of `consensus`.
+//!
+//! It exists so that batching, forwarding and retries can be tried against a group whose failures a
+//! test chooses. The contract of each method is the one of [`Consensus`]'s method of that name.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::consensus::{
+    Applied, Command, Consensus, ConsensusStatus, ProposeError, ReadIndexError,
+};
+use crate::runtime::{Instant, Runtime};
+use crate::types::NodeId;
+
+/// A Raft group as one of its nodes sees it.
+pub trait Group: Send + Sync + 'static {
+    /// See [`Consensus::propose`].
+    fn propose(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Applied, ProposeError>> + Send;
+
+    /// See [`Consensus::read_index`].
+    fn read_index(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<u64, ReadIndexError>> + Send;
+
+    /// See [`Consensus::wait_applied`].
+    fn wait_applied(&self, index: u64, deadline: Instant) -> impl Future<Output = bool> + Send;
+
+    /// See [`Consensus::leader`].
+    fn leader(&self) -> Option<NodeId>;
+
+    /// See [`Consensus::leader_change`].
+    fn leader_change(
+        &self,
+        than: Option<NodeId>,
+        deadline: Instant,
+    ) -> impl Future<Output = Option<NodeId>> + Send;
+
+    /// See [`Consensus::status`].
+    fn status(&self) -> ConsensusStatus;
+
+    /// See [`Consensus::compact`].
+    fn compact(&self, timeout: Duration) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+impl Group for Consensus {
+    async fn propose(&self, command: Command, deadline: Instant) -> Result<Applied, ProposeError> {
+        Consensus::propose(self, command, deadline).await
+    }
+
+    async fn read_index(&self, deadline: Instant) -> Result<u64, ReadIndexError> {
+        Consensus::read_index(self, deadline).await
+    }
+
+    async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        Consensus::wait_applied(self, index, deadline).await
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        Consensus::leader(self)
+    }
+
+    async fn leader_change(&self, than: Option<NodeId>, deadline: Instant) -> Option<NodeId> {
+        Consensus::leader_change(self, than, deadline).await
+    }
+
+    fn status(&self) -> ConsensusStatus {
+        Consensus::status(self)
+    }
+
+    async fn compact(&self, timeout: Duration) -> Result<(), String> {
+        Consensus::compact(self, timeout).await
+    }
+}
+
+/// Awaits `work`, which `target` is to answer, until `deadline` or until this node knows that
+/// another node leads: a leader that was replaced may be cut off, and never answer.
+pub async fn while_leading<G: Group, F: Future>(
+    group: &G,
+    runtime: &Runtime,
+    target: NodeId,
+    deadline: Instant,
+    work: F,
+) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        output = work => Some(output),
+        () = another_leads(group, runtime, target, deadline) => None,
+    }
+}
+
+/// Waits until another node than `target` is known to lead (nobody is not another), or until
+/// `deadline`.
+async fn another_leads<G: Group>(group: &G, runtime: &Runtime, target: NodeId, deadline: Instant) {
+    let mut seen = Some(target);
+    while runtime.now() < deadline {
+        seen = group.leader_change(seen, deadline).await;
+        if seen.is_some_and(|leader| leader != target) {
+            return;
+        }
+    }
+}

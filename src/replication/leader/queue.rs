@@ -1,0 +1,217 @@
+//! What waits for the pump: writes of this node's clients, and submissions from other nodes.
+//!
+//! **Bounds.** Both queues are bounded by count and by bytes; what does not fit is refused, and
+//! definitely not applied.
+
+use std::collections::VecDeque;
+use std::mem::take;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::slot::Slot;
+use crate::consensus::Submission;
+use crate::peer::Reply;
+use crate::runtime::Instant;
+use crate::types::{Change, Write};
+
+/// How many writes of clients may wait: twice the default for requests in flight.
+pub const MAX_QUEUED_WRITES: usize = 8_192;
+
+/// How many bytes of clients' writes may wait.
+pub const MAX_QUEUED_WRITE_BYTES: usize = 64 << 20;
+
+/// How many submissions from other nodes may wait: each has a few under way at most.
+pub const MAX_QUEUED_SUBMISSIONS: usize = 1_024;
+
+/// How many bytes of submissions from other nodes may wait.
+pub const MAX_QUEUED_SUBMISSION_BYTES: usize = 64 << 20;
+
+/// What a write weighs beside its key and value, in bytes.
+const WRITE_OVERHEAD_BYTES: usize = 64;
+
+/// A client's write, with the place where the client waits. Dropped unanswered, it tells the client
+/// what is known.
+pub struct Pending {
+    pub write: Write,
+    pub slot: Arc<Slot>,
+    pub deadline: Instant,
+    /// Whether it may go to another node.
+    pub may_forward: bool,
+    pub bytes: usize,
+}
+
+impl Pending {
+    /// A write that waits.
+    pub fn new(write: Write, slot: Arc<Slot>, deadline: Instant, may_forward: bool) -> Pending {
+        let bytes = write_bytes(&write);
+        Pending { write, slot, deadline, may_forward, bytes }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.slot.orphan();
+    }
+}
+
+/// About how many bytes a write takes in a log or on the wire.
+pub fn write_bytes(write: &Write) -> usize {
+    let change = match &write.change {
+        Change::Put { value, content_type } => {
+            value.len() + content_type.as_ref().map_or(0, String::len)
+        }
+        Change::Delete => 0,
+    };
+    write.key.as_str().len() + change + WRITE_OVERHEAD_BYTES
+}
+
+/// Another node's submission, to be proposed here.
+pub struct Remote {
+    pub submission: Submission,
+    pub bytes: usize,
+    pub deadline: Instant,
+    pub reply: Reply,
+}
+
+/// Why something does not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    Full,
+    Closed,
+}
+
+/// The two queues, and how the pump learns of them.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    writes: VecDeque<Pending>,
+    write_bytes: usize,
+    remote: VecDeque<Remote>,
+    remote_bytes: usize,
+    closed: bool,
+}
+
+impl Queue {
+    /// Queues a client's write.
+    pub fn push_write(&self, pending: Pending) -> Result<(), Full> {
+        let mut dropped = Vec::new();
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(Full::Closed);
+        }
+        if !state.has_room(pending.bytes) {
+            state.drop_left(&mut dropped);
+        }
+        if !state.has_room(pending.bytes) {
+            return Err(Full::Full);
+        }
+        state.write_bytes += pending.bytes;
+        state.writes.push_back(pending);
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Queues another node's submission, or gives it back.
+    pub fn push_remote(&self, remote: Remote) -> Result<(), Remote> {
+        let mut state = self.state.lock();
+        let full = state.remote.len() >= MAX_QUEUED_SUBMISSIONS
+            || state.remote_bytes + remote.bytes > MAX_QUEUED_SUBMISSION_BYTES;
+        if state.closed || full {
+            return Err(remote);
+        }
+        state.remote_bytes += remote.bytes;
+        state.remote.push_back(remote);
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// The oldest writes, as many as `fits` says yes to, each claimed for handing over; those whose
+    /// clients have left are dropped.
+    pub fn take_writes(&self, mut fits: impl FnMut(&Pending) -> bool) -> Vec<Pending> {
+        let mut state = self.state.lock();
+        let mut taken = Vec::new();
+        while let Some(pending) = state.writes.front() {
+            let claimed = pending.slot.claim();
+            if claimed && !fits(pending) {
+                pending.slot.release();
+                break;
+            }
+            let Some(pending) = state.writes.pop_front() else { break };
+            state.write_bytes -= pending.bytes;
+            if claimed {
+                taken.push(pending);
+            }
+        }
+        taken
+    }
+
+    /// The oldest submissions from other nodes, as many as `fits` says yes to.
+    pub fn take_remote(&self, mut fits: impl FnMut(&Remote) -> bool) -> Vec<Remote> {
+        let mut state = self.state.lock();
+        let mut taken = Vec::new();
+        while state.remote.front().is_some_and(&mut fits) {
+            let Some(remote) = state.remote.pop_front() else { break };
+            state.remote_bytes -= remote.bytes;
+            taken.push(remote);
+        }
+        taken
+    }
+
+    /// Whether clients' writes wait.
+    pub fn has_writes(&self) -> bool {
+        !self.state.lock().writes.is_empty()
+    }
+
+    /// Forgets everything that waits; clients and peers are told that it was not taken.
+    pub fn drain(&self) {
+        let mut state = self.state.lock();
+        let (writes, remote) = (take(&mut state.writes), take(&mut state.remote));
+        (state.write_bytes, state.remote_bytes) = (0, 0);
+        drop(state);
+        drop(writes);
+        remote.into_iter().for_each(|remote| remote.reply.refuse("this node is stopping"));
+    }
+
+    /// Takes nothing more.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Whether nothing waits and nothing more will.
+    pub fn is_finished(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && state.writes.is_empty() && state.remote.is_empty()
+    }
+
+    /// Waits until something was queued, or the queue closed, since the last wait.
+    pub fn woken(&self) -> Notified<'_> {
+        self.wake.notified()
+    }
+}
+
+impl State {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.writes.len() < MAX_QUEUED_WRITES && self.write_bytes + bytes <= MAX_QUEUED_WRITE_BYTES
+    }
+
+    /// Forgets the oldest writes whose clients have left; deadlines being alike, those are in front.
+    fn drop_left(&mut self, dropped: &mut Vec<Pending>) {
+        while self.writes.front().is_some_and(|pending| pending.slot.has_left()) {
+            if let Some(pending) = self.writes.pop_front() {
+                self.write_bytes -= pending.bytes;
+                dropped.push(pending);
+            }
+        }
+    }
+}
