@@ -51,8 +51,6 @@ mod query;
 mod range;
 mod server;
 mod shared;
-#[cfg(test)]
-mod tests;
 mod value;
 
 pub use server::serve;

@@ -1,1 +1,0 @@
-//! The API, driven through its service by a replicator in memory.
