@@ -8,13 +8,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
+mod contract;
 mod real;
 mod sim;
 
 pub use real::RealDisk;
 pub use sim::SimDisk;
 
-/// A place for files.
+/// A place for files. Paths that are absolute, or climb with `..`, are refused.
 ///
 /// **Durability.** What was written to a file survives a crash only once [`DiskFile::sync`] of that
 /// file returned. A file's name survives only once [`Disk::sync_dir`] of its directory returned
@@ -30,7 +32,8 @@ pub trait Disk: Send + Sync + 'static {
     /// The names (not paths) of the files in a directory, sorted; empty where there is none.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
 
-    /// Renames a file, replacing the target where it exists. Atomic.
+    /// Renames a file within its directory, replacing the target where it exists. Atomic.
+    /// Another directory is refused: two directories cannot be made durable at once.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
@@ -73,7 +76,7 @@ pub trait DiskFile: Send + Sync + 'static {
 /// and syncs the directory. After a crash the file is the old one or the new one.
 pub fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = format!("{path}.tmp");
-    let (dir, _) = path.rsplit_once('/').unwrap_or(("", path));
+    let dir = directory_of(path);
     let (_, temporary_name) = temporary.rsplit_once('/').unwrap_or(("", &temporary));
     if disk.list(dir)?.iter().any(|name| name == temporary_name) {
         disk.remove(&temporary)?;
@@ -95,4 +98,32 @@ pub fn read_file(disk: &dyn Disk, path: &str) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; file.len()? as usize];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(Some(bytes))
+}
+
+/// Refuses a path that is not a plain relative one: it could leave the root.
+fn check_path(path: &str) -> io::Result<()> {
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
+    if path.split('/').all(plain) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("'{path}' is not a path of this disk: expected names with '/' between them"),
+    ))
+}
+
+/// The directory that a path is in; empty for the root.
+fn directory_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// Refuses a rename from one directory into another.
+fn same_directory(from: &str, to: &str) -> io::Result<()> {
+    if directory_of(from) == directory_of(to) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("cannot rename '{from}' to '{to}': they are in two directories"),
+    ))
 }

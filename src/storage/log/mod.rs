@@ -13,11 +13,15 @@
 //! calls all completions, with no added wait. In the real world it is a thread; in a simulated one,
 //! a task that does the same steps over the simulated disk.
 //!
-//! **On disk.** `log/<first position, 20 digits>.log`: segments of about 32 MiB. A segment begins
-//! with a header (magic, format version, first position, checksum); a record is a head (length, kind
-//! and a checksum over both and the record's position), the payload, the payload's checksum, and an
-//! end mark that is never zero, so that a whole record is never mistaken for one that zeros cut off.
-//! Checksums are CRC-32C.
+//! **On disk.** `log/<base, 20 digits>.log`: segments of about 32 MiB, the base being the position of
+//! the first record. A segment begins with a header; a record is a head (length, kind and a checksum
+//! over both and the record's position), the payload, the payload's checksum, and an end mark that is
+//! never zero, so that a whole record is never mistaken for one that zeros cut off. `codec` has the
+//! bytes, `open` the rules of opening, `segments` what positions are.
+//!
+//! **Does not guarantee** that a log whose last records, or oldest segments, were taken away whole by
+//! other hands is noticed: what they leave is a whole log. Its users can tell, by [`CommitLog::start`]
+//! and [`CommitLog::end`].
 
 use std::io;
 use std::sync::Arc;
@@ -29,7 +33,8 @@ use crate::runtime::Runtime;
 use crate::telemetry::Metrics;
 
 /// A record's place in the log: bytes of log before it, over all segments ever. Rises with every
-/// record, is never reused, and survives cutting.
+/// record, is never reused for another record once one was acknowledged there, and survives cutting.
+/// The default, 0, is before every record.
 #[derive(
     Clone,
     Copy,
@@ -109,7 +114,14 @@ pub enum LogError {
     Closed,
 }
 
-/// Called once, on the writer, when the records of an append are durable or failed.
+impl From<io::Error> for LogError {
+    fn from(error: io::Error) -> LogError {
+        LogError::Io(Arc::new(error))
+    }
+}
+
+/// Called once, on the writer, when the records of an append are durable or failed; on the caller's
+/// own thread only where the log is closed already. It must not block: the writer waits for it.
 pub type Completion = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// What a log needs to open.
@@ -126,8 +138,14 @@ pub struct LogOptions {
 }
 
 mod codec;
+mod commit_log;
 mod open;
+mod queue;
 mod segments;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-pub use writer::CommitLog;
+pub use codec::MAX_RECORD_BYTES;
+pub use commit_log::CommitLog;
+pub use queue::MAX_QUEUED_BYTES;

@@ -1,1 +1,225 @@
-//! Placeholder until the log lands.
+//! Opening a log: reading every record once, and telling a torn tail from damage.
+//!
+//! **A torn tail** is what a crash may leave of records that were never acknowledged: the last
+//! segment ends (or holds nothing but zeros from some byte on) before its last record does. Because
+//! the last byte of a record is never zero, this is one rule: the segment counts up to its last byte
+//! that is not zero, and a record that needs more than that is torn. It is cut off. A last segment
+//! that holds no more than a beginning of its header was being created, and is created again.
+//!
+//! **Damage** is everything else, and is refused: all other segments must be whole to the byte, and
+//! each must begin where the one before it ends.
+//!
+//! What is found is synced before it is replayed: after the death of the process alone, the tail may
+//! be in the operating system's memory only, and whoever takes a record from here relies on it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use super::codec::{self, HEAD_BYTES, HEADER_BYTES};
+use super::segments::{FIRST_BASE, Segment, Tail, base_of, segment_path, write_header};
+use super::{LogError, LogOptions, Position, ReplayedRecord};
+use crate::storage::disk::DiskFile;
+
+/// How much of a segment is read at once, in bytes: enough to keep a disk busy.
+const READ_BYTES: u64 = 512 << 10;
+
+/// How much is read at once in search of the last byte that is not zero, in bytes. Nearly always
+/// the last byte of the file is that byte.
+const LOOK_BACK_BYTES: u64 = 4 << 10;
+
+/// Takes the records of a log while it is opened.
+pub(super) type Replay<'a> = dyn FnMut(ReplayedRecord<'_>) -> Result<(), String> + 'a;
+
+/// A log that was read to its end.
+pub(super) struct Opened {
+    pub segments: VecDeque<Arc<Segment>>,
+    pub tail: Tail,
+}
+
+/// Opens or creates the segments in the log's directory, and replays their records.
+pub(super) fn open(options: &LogOptions, replay: &mut Replay<'_>) -> Result<Opened, LogError> {
+    let mut segments = find(options)?;
+    let Some(newest) = segments.back().cloned() else {
+        let first = Segment::create(&*options.disk, &options.dir, FIRST_BASE, &options.metrics)?;
+        segments.push_back(first);
+        let tail = Tail { base: FIRST_BASE, end: FIRST_BASE, segment_bytes: options.segment_bytes };
+        return Ok(Opened { segments, tail });
+    };
+    options.disk.sync_dir(&options.dir)?;
+    newest.file.sync()?;
+    options.metrics.log_syncs.inc();
+    let mut end = segments.front().map_or(FIRST_BASE, |segment| segment.base);
+    for segment in &segments {
+        if segment.base != end {
+            let problem =
+                format!("the segment before it ends at {end}: one is missing or too many");
+            return Err(segment.damaged(0, problem));
+        }
+        end = if Arc::ptr_eq(segment, &newest) {
+            open_newest(segment, options, replay)?
+        } else {
+            let file_bytes = segment.file.len()?;
+            let scanned = scan(segment, file_bytes, replay)?;
+            if scanned != file_bytes {
+                return Err(segment.damaged(scanned, "a record is cut short".to_owned()));
+            }
+            end_position(segment, scanned)?
+        };
+    }
+    let tail = Tail { base: newest.base, end, segment_bytes: options.segment_bytes };
+    Ok(Opened { segments, tail })
+}
+
+/// The segments that there are files of, oldest first.
+fn find(options: &LogOptions) -> Result<VecDeque<Arc<Segment>>, LogError> {
+    let mut bases = Vec::new();
+    for name in options.disk.list(&options.dir)? {
+        let base = base_of(&name).map_err(|problem| LogError::Damaged {
+            file: format!("{}/{name}", options.dir),
+            offset: 0,
+            problem,
+        })?;
+        bases.extend(base);
+    }
+    bases.sort_unstable();
+    let mut segments = VecDeque::new();
+    for base in bases {
+        let path = segment_path(&options.dir, base);
+        let file = options.disk.open(&path)?;
+        segments.push_back(Arc::new(Segment { base, path, file }));
+    }
+    Ok(segments)
+}
+
+/// Reads the last segment and cuts what a crash tore off; gives the position where it ends.
+fn open_newest(
+    segment: &Segment,
+    options: &LogOptions,
+    replay: &mut Replay<'_>,
+) -> Result<u64, LogError> {
+    let file_bytes = segment.file.len()?;
+    let used_bytes = used_bytes(&*segment.file, file_bytes)?;
+    if used_bytes < HEADER_BYTES as u64 {
+        create_again(segment, used_bytes as usize, file_bytes, options)?;
+        return Ok(segment.base);
+    }
+    let scanned = scan(segment, used_bytes, replay)?;
+    if scanned < file_bytes {
+        tracing::warn!(
+            file = segment.path,
+            offset = scanned,
+            bytes = file_bytes - scanned,
+            "cut a torn tail off the commit log: what was being written at the last crash, and was \
+             never acknowledged"
+        );
+        segment.file.set_len(scanned)?;
+        segment.file.sync()?;
+        options.metrics.log_torn_tails.inc();
+    }
+    end_position(segment, scanned)
+}
+
+/// Finishes a segment whose creation a crash cut short.
+fn create_again(
+    segment: &Segment,
+    used_bytes: usize,
+    file_bytes: u64,
+    options: &LogOptions,
+) -> Result<(), LogError> {
+    let mut found = [0; HEADER_BYTES];
+    segment.file.read_exact_at(&mut found[..used_bytes], 0)?;
+    if found[..used_bytes] != codec::encode_header(segment.base)[..used_bytes] {
+        return Err(segment.damaged(0, "what there is of the segment header is wrong".to_owned()));
+    }
+    tracing::warn!(
+        file = segment.path,
+        bytes = file_bytes,
+        "the last crash cut the creation of a segment of the commit log short: created it again"
+    );
+    segment.file.set_len(0)?;
+    write_header(&*segment.file, segment.base, &options.metrics)?;
+    options.metrics.log_torn_tails.inc();
+    Ok(())
+}
+
+/// How long the file is without the zeros at its end.
+fn used_bytes(file: &dyn DiskFile, file_bytes: u64) -> io::Result<u64> {
+    let mut buffer = [0; LOOK_BACK_BYTES as usize];
+    let mut end = file_bytes;
+    while end > 0 {
+        let start = end.saturating_sub(LOOK_BACK_BYTES);
+        let chunk = &mut buffer[..(end - start) as usize];
+        file.read_exact_at(chunk, start)?;
+        if let Some(last) = chunk.iter().rposition(|byte| *byte != 0) {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// Replays the records in the first `used_bytes` of a segment. Gives the offset of the first record
+/// that is not whole there, which is `used_bytes` where all are.
+fn scan(segment: &Segment, used_bytes: u64, replay: &mut Replay<'_>) -> Result<u64, LogError> {
+    let mut reader = Reader::new(&*segment.file, used_bytes);
+    let Some(header) = reader.array::<HEADER_BYTES>(0)? else { return Ok(0) };
+    codec::check_header(&header, segment.base).map_err(|problem| segment.damaged(0, problem))?;
+    let mut offset = HEADER_BYTES as u64;
+    loop {
+        let damaged = |problem| segment.damaged(offset, problem);
+        let position = Position(end_position(segment, offset)?);
+        let Some(head) = reader.array::<HEAD_BYTES>(offset)? else { return Ok(offset) };
+        let head = codec::decode_head(&head, position).map_err(damaged)?;
+        let body_bytes = head.record_bytes() - HEAD_BYTES as u64;
+        let Some(body) = reader.bytes(offset + HEAD_BYTES as u64, body_bytes)? else {
+            return Ok(offset);
+        };
+        let payload = codec::decode_body(head, body).map_err(damaged)?;
+        replay(ReplayedRecord { position, kind: head.kind, payload })
+            .map_err(|problem| LogError::Replay { position, problem })?;
+        offset += head.record_bytes();
+    }
+}
+
+/// The position of a record at this offset of a segment's file, at or after the header.
+fn end_position(segment: &Segment, offset: u64) -> Result<u64, LogError> {
+    let end = (offset - HEADER_BYTES as u64).checked_add(segment.base);
+    end.ok_or_else(|| segment.damaged(offset, "its positions are beyond all numbers".to_owned()))
+}
+
+/// Reads a file from its beginning to a given end, in large pieces.
+struct Reader<'a> {
+    file: &'a dyn DiskFile,
+    end: u64,
+    /// Where in the file the buffer begins.
+    start: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(file: &'a dyn DiskFile, end: u64) -> Reader<'a> {
+        Reader { file, end, start: 0, buffer: Vec::new() }
+    }
+
+    /// The bytes at an offset; `None` where they reach beyond the end.
+    fn bytes(&mut self, offset: u64, count: u64) -> io::Result<Option<&[u8]>> {
+        let Some(remaining) = self.end.checked_sub(offset).filter(|left| count <= *left) else {
+            return Ok(None);
+        };
+        let buffered = self.start..=self.start + self.buffer.len() as u64;
+        if !buffered.contains(&offset) || !buffered.contains(&(offset + count)) {
+            // At most the file's own length, so a wrong length cannot ask for more memory.
+            let wanted = READ_BYTES.max(count).min(remaining);
+            self.buffer.resize(wanted as usize, 0);
+            self.file.read_exact_at(&mut self.buffer, offset)?;
+            self.start = offset;
+        }
+        let from = (offset - self.start) as usize;
+        Ok(self.buffer.get(from..from + count as usize))
+    }
+
+    fn array<const COUNT: usize>(&mut self, offset: u64) -> io::Result<Option<[u8; COUNT]>> {
+        Ok(self.bytes(offset, COUNT as u64)?.and_then(|bytes| bytes.try_into().ok()))
+    }
+}

@@ -1,63 +1,171 @@
-//! The one writer.
+//! The one writer: takes everything that has queued, writes it, syncs once, calls the completions.
+//!
+//! The steps are the same in both worlds; only the waiting differs. A thread parks on a condition
+//! variable and lets the sync take its time; a simulated task awaits a notification, and sleeps
+//! before each sync for as long as a sync takes there, so that a crash can fall between the write
+//! and the sync.
 
-use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Completion, Kind, LogError, LogOptions, LogUser, NewRecord, Position, ReplayedRecord};
+use tokio::sync::watch;
 
-/// The commit log. Share it in an `Arc`.
-pub struct CommitLog {}
+use super::codec;
+use super::queue::{Batch, Shared};
+use super::segments::{Segment, Tail};
+use super::{LogError, NewRecord};
+use crate::runtime::Runtime;
+use crate::storage::disk::Disk;
+use crate::telemetry::Metrics;
 
-impl CommitLog {
-    /// Opens or creates the log, and calls `replay` for every record in order. Blocking.
-    pub fn open(
-        _options: LogOptions,
-        _replay: &mut dyn FnMut(ReplayedRecord<'_>) -> Result<(), String>,
-    ) -> Result<CommitLog, LogError> {
-        todo!()
+/// The encoding buffer is given back beyond this many bytes, so that one burst does not hold its
+/// memory for ever.
+const KEPT_BUFFER_BYTES: usize = 4 << 20;
+
+pub(super) struct Writer {
+    pub shared: Arc<Shared>,
+    pub disk: Arc<dyn Disk>,
+    pub dir: String,
+    pub metrics: Metrics,
+    /// The segment that takes records.
+    pub active: Arc<Segment>,
+    /// The end of what is written.
+    pub tail: Tail,
+    /// The length of the active segment's file as of its last sync.
+    pub synced_bytes: u64,
+    /// Records on their way into the active segment; empty between batches.
+    pub buffer: Vec<u8>,
+    /// Dropped with the writer: whoever closes the log waits for that.
+    pub _ended: watch::Sender<()>,
+}
+
+impl Writer {
+    /// Writes until the log is closed. On a thread of its own.
+    pub fn run(mut self) {
+        let mut batch = Batch::default();
+        while self.shared.wait(&mut batch) {
+            let result = self.commit(&batch.records);
+            self.finish(&mut batch, result);
+        }
     }
 
-    /// Queues records and says at once what position each will have. `done` is called on the writer
-    /// once all of them are durable; after a failure, at once. The order of calls is the order in
-    /// the log.
-    pub fn append(&self, _records: Vec<NewRecord>, _done: Completion) -> Vec<Position> {
-        todo!()
+    /// [`Writer::run`] as a task of a simulated world.
+    pub async fn run_simulated(mut self, runtime: Runtime) {
+        let mut batch = Batch::default();
+        while self.shared.wait_async(&mut batch).await {
+            let delay = self.disk.simulated_sync_delay();
+            let result = self.commit_simulated(&batch.records, &runtime, delay).await;
+            self.finish(&mut batch, result);
+        }
     }
 
-    /// Appends and waits until the records are durable.
-    pub async fn append_durably(
-        &self,
-        _records: Vec<NewRecord>,
-    ) -> Result<Vec<Position>, LogError> {
-        todo!()
+    fn commit(&mut self, mut records: &[NewRecord]) -> Result<(), LogError> {
+        self.check_not_failed()?;
+        while !records.is_empty() {
+            records = self.write(records)?;
+            self.sync()?;
+        }
+        Ok(())
     }
 
-    /// Reads a record back. Its completion must have been called.
-    pub fn read(&self, _position: Position) -> Result<(Kind, Bytes), LogError> {
-        todo!()
+    async fn commit_simulated(
+        &mut self,
+        mut records: &[NewRecord],
+        runtime: &Runtime,
+        delay: Duration,
+    ) -> Result<(), LogError> {
+        self.check_not_failed()?;
+        while !records.is_empty() {
+            records = self.write(records)?;
+            runtime.sleep(delay).await;
+            self.sync()?;
+        }
+        Ok(())
     }
 
-    /// Says that `user` needs nothing before `position`; removes the segments that nobody needs.
-    pub fn release(&self, _user: LogUser, _position: Position) -> Result<(), LogError> {
-        todo!()
+    fn check_not_failed(&self) -> Result<(), LogError> {
+        self.shared.failure().map_or(Ok(()), Err)
     }
 
-    /// The position that the next record will have.
-    pub fn end(&self) -> Position {
-        todo!()
+    /// Writes as many records as belong into one segment, at once, and gives the others: what was
+    /// written is to be synced before they are.
+    fn write<'a>(&mut self, mut records: &'a [NewRecord]) -> Result<&'a [NewRecord], LogError> {
+        self.buffer.clear();
+        let mut offset = self.tail.file_offset();
+        while let Some((record, rest)) = records.split_first() {
+            let mut tail = self.tail;
+            let placed = tail.place(codec::record_bytes(record.payload.len()));
+            if placed.begins_segment {
+                if !self.buffer.is_empty() {
+                    break;
+                }
+                self.begin_segment(placed.position.0)?;
+                offset = self.tail.file_offset();
+            }
+            codec::encode_record(&mut self.buffer, placed.position, record.kind, &record.payload);
+            self.tail.end = tail.end;
+            records = rest;
+        }
+        self.active.file.write_all_at(&self.buffer, offset)?;
+        self.metrics.log_bytes.inc_by(self.buffer.len() as u64);
+        Ok(records)
     }
 
-    /// The position of the first record kept.
-    pub fn start(&self) -> Position {
-        todo!()
+    /// Leaves the active segment, which is synced, for a new one.
+    fn begin_segment(&mut self, base: u64) -> Result<(), LogError> {
+        let segment = Segment::create(&*self.disk, &self.dir, base, &self.metrics)?;
+        self.shared.segments.push(segment.clone());
+        self.active = segment;
+        self.tail.base = base;
+        self.synced_bytes = self.tail.file_offset();
+        Ok(())
     }
 
-    /// Waits until the log fails, and says how. Pending for ever where it is closed in peace.
-    pub async fn failed(&self) -> LogError {
-        todo!()
+    fn sync(&mut self) -> Result<(), LogError> {
+        self.active.file.sync()?;
+        self.metrics.log_syncs.inc();
+        self.synced_bytes = self.tail.file_offset();
+        Ok(())
     }
 
-    /// Writes what has queued, then takes nothing more.
-    pub async fn close(&self) {
-        todo!()
+    /// Calls the completions of a batch, in order.
+    fn finish(&mut self, batch: &mut Batch, result: Result<(), LogError>) {
+        match &result {
+            Ok(()) if batch.records.is_empty() => {}
+            Ok(()) => {
+                self.metrics.log_records.inc_by(batch.records.len() as u64);
+                self.metrics.log_batch_records.observe(batch.records.len() as f64);
+            }
+            Err(error) => self.fail(error),
+        }
+        if self.buffer.capacity() > KEPT_BUFFER_BYTES {
+            self.buffer = Vec::new();
+        }
+        batch.records.clear();
+        for completion in batch.completions.drain(..) {
+            (completion.done)(completion.refused.map_or_else(|| result.clone(), Err));
+        }
+    }
+
+    /// Fails the log, and takes back what is not synced, as far as the disk lets it: a process that
+    /// opens the log while the operating system still shows those bytes would take them for durable.
+    fn fail(&mut self, error: &LogError) {
+        if self.shared.failure().is_some() {
+            return;
+        }
+        self.shared.fail(error);
+        if let Err(error) = self.active.file.set_len(self.synced_bytes) {
+            tracing::warn!(%error, "what was not synced cannot be cut off the commit log");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // A completion that panics ends the writer: nobody may go on waiting for it.
+        if std::thread::panicking() {
+            self.shared.fail(&LogError::from(std::io::Error::other("the log's writer panicked")));
+            self.shared.abandon();
+        }
     }
 }

@@ -1,0 +1,5 @@
+//! What the log promises, on the simulated disk.
+
+mod support;
+
+mod basics;
