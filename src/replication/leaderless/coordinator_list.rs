@@ -1,0 +1,247 @@
+//! Coordinating a list: a page of every node's rows, merged.
+//!
+//! **Guarantees.** A list at `quorum` shows of every key what a quorum read of it would: R replicas
+//! of every partition are heard, and a key on which they do not agree is settled as a read does.
+//!
+//! **Does not guarantee** one moment for all keys of a page.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, StreamExt};
+
+use super::Core;
+use super::coordinator_read::{damaged, decoded};
+use super::coordinator_write::too_few;
+use super::gather::{Arrival, Gathering};
+use super::layout::STATIC_EPOCH;
+use super::messages::{self, ListPage, ListRequest};
+use super::pages::{self, MergedKey};
+use super::quorums::{self, Quorums, ReadPlan};
+use crate::error::{ReadError, Refusal};
+use crate::peer::{Lane, PeerError, Request, Service};
+use crate::replication::fold::{self, RowSource, Rows};
+use crate::replication::{Cost, List, ListAnswer, RequestOptions};
+use crate::runtime::Instant;
+use crate::storage::rows::{self, Bound};
+use crate::storage::table::{Table, TableError};
+use crate::types::{EffectiveLevel, Key, NodeId, Record};
+
+/// Rows on one page of a replica, at most.
+const MAX_PAGE_ROWS: usize = 1_024;
+
+/// About how many bytes of rows one page of a replica holds; a quarter of what a message may.
+const MAX_PAGE_BYTES: usize = 4 << 20;
+
+/// How many rows are read from the table before their weight is known.
+const FIRST_READ_ROWS: usize = 32;
+
+/// Keys of one page that are settled at once.
+const MAX_SETTLING: usize = 64;
+
+/// The rows of every node, merged, for one list.
+struct MergedRows<'a> {
+    core: &'a Arc<Core>,
+    prefix: &'a str,
+    plan: ReadPlan,
+    deadline: Instant,
+    cost: Cost,
+}
+
+impl Core {
+    pub(super) async fn list(
+        self: &Arc<Core>,
+        list: List,
+        options: RequestOptions,
+    ) -> Result<ListAnswer, ReadError> {
+        let n = self.layout.replicas();
+        let plan = quorums::for_read(&self.settings, n, &options)?;
+        self.check_running()?;
+        let mut source = MergedRows {
+            core: self,
+            prefix: &list.prefix,
+            plan,
+            deadline: options.deadline,
+            cost: Cost::default(),
+        };
+        let page = fold::fold(&mut source, &list, self.runtime.wall_ms()).await?;
+        let level = match plan {
+            ReadPlan::Quorum(quorums) => quorums.level(),
+            ReadPlan::Local => EffectiveLevel::Local,
+        };
+        let cost = source.cost;
+        let fold::Page { items, prefixes, next } = page;
+        Ok(ListAnswer { items, prefixes, next, level, cost })
+    }
+
+    /// A page of this node's own rows, bounded in rows and in bytes.
+    pub(super) async fn own_page(&self, request: ListRequest) -> Result<ListPage, TableError> {
+        let table = self.table.clone();
+        self.runtime.blocking(move || read_page(&*table, &request)).await
+    }
+
+    fn ask_for_page(
+        &self,
+        request: &ListRequest,
+        gathering: &Gathering<ListPage>,
+        node: NodeId,
+        deadline: Instant,
+    ) {
+        let slot = gathering.slot(node);
+        let call = self.transport.call(Request {
+            to: node,
+            lane: Lane::Bulk,
+            service: Service::ReplicaList,
+            epoch: Some(STATIC_EPOCH),
+            deadline,
+            body: messages::encode_list(request),
+        });
+        self.runtime.spawn(async move {
+            let page = call.await.and_then(|body| {
+                messages::decode_page(&body)
+                    .map_err(|error| PeerError::NoAnswer { to: node, reason: error.to_string() })
+            });
+            slot.fill(page);
+        });
+    }
+}
+
+impl RowSource for MergedRows<'_> {
+    type Error = ReadError;
+
+    async fn step(&mut self, from: &Bound, limit: usize) -> Result<Rows, ReadError> {
+        let limit = limit.clamp(1, MAX_PAGE_ROWS) as u32;
+        let request = ListRequest { prefix: self.prefix.to_owned(), from: from.clone(), limit };
+        match self.plan {
+            ReadPlan::Local => self.own_rows(request).await,
+            ReadPlan::Quorum(quorums) => self.quorum_rows(request, quorums).await,
+        }
+    }
+}
+
+impl MergedRows<'_> {
+    async fn own_rows(&mut self, request: ListRequest) -> Result<Rows, ReadError> {
+        self.cost.acks = 1;
+        let page = self.core.own_page(request).await.map_err(storage)?;
+        let more = match (page.end, page.rows.last()) {
+            (false, Some((key, _))) => Some(Bound::After(key.as_str().to_owned())),
+            _ => None,
+        };
+        Ok(Rows { rows: decode_rows(page.rows)?, more })
+    }
+
+    async fn quorum_rows(
+        &mut self,
+        request: ListRequest,
+        quorums: Quorums,
+    ) -> Result<Rows, ReadError> {
+        let pages = self.ask_nodes(request, quorums).await?;
+        self.cost.acks = self.cost.acks.max(pages.len() as u16);
+        let merged =
+            pages::merge(&self.core.layout, pages).map_err(|(key, error)| damaged(&key, &error))?;
+        self.settle_all(&merged.keys, quorums).await?;
+        let rows = merged.keys.into_iter().filter_map(|merged| {
+            let newest = merged.resolution.newest?;
+            Some((merged.key, newest))
+        });
+        Ok(Rows { rows: decode_rows(rows.collect())?, more: merged.more })
+    }
+
+    /// A page of every node, as soon as R replicas of every partition have given theirs.
+    async fn ask_nodes(
+        &mut self,
+        request: ListRequest,
+        quorums: Quorums,
+    ) -> Result<Vec<(NodeId, ListPage)>, ReadError> {
+        let core = self.core;
+        let gathering = Gathering::new(None);
+        for node in core.nodes.iter().copied().filter(|node| *node != core.node) {
+            self.cost.messages += 1;
+            core.ask_for_page(&request, &gathering, node, self.deadline);
+        }
+        let own = core.own_page(request).await.map_err(storage)?;
+        let mut pages = BTreeMap::from([(core.node, own)]);
+        let mut failures = Vec::new();
+        loop {
+            let heard: Vec<NodeId> = pages.keys().copied().collect();
+            if pages::covers(&core.layout, &heard, quorums.r) {
+                return Ok(pages.into_iter().collect());
+            }
+            let ended = gathering.outstanding() == 0;
+            let arrived = match core.runtime.deadline(self.deadline, gathering.next(1)).await {
+                Some(arrived) if ended && arrived.is_empty() => None,
+                Some(arrived) => Some(arrived),
+                None => {
+                    failures.push("the deadline passed".to_owned());
+                    None
+                }
+            };
+            let Some(arrived) = arrived else {
+                let detail = format!("some keys have too few: {}", failures.join("; "));
+                return Err(too_few(quorums.r, pages.len(), &detail).into());
+            };
+            for Arrival { node, result } in arrived {
+                match result {
+                    Ok(page) => {
+                        self.cost.messages += 1;
+                        pages.insert(node, page);
+                    }
+                    Err(error) => failures.push(error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Settles every key that a quorum read would have to repair before it could answer.
+    async fn settle_all(&mut self, keys: &[MergedKey], quorums: Quorums) -> Result<(), ReadError> {
+        let (core, deadline) = (self.core, self.deadline);
+        let mut unsettled: Vec<BoxFuture<'_, Result<u32, Refusal>>> = Vec::new();
+        for MergedKey { key, resolution } in keys {
+            let holders = resolution.holders.len();
+            if !resolution.behind.is_empty() || holders < usize::from(quorums.w) {
+                unsettled.push(core.settle(key, resolution, quorums, deadline).boxed());
+            }
+        }
+        let mut settling = stream::iter(unsettled).buffered(MAX_SETTLING);
+        while let Some(messages) = settling.next().await {
+            self.cost.messages += messages?;
+        }
+        Ok(())
+    }
+}
+
+fn storage(error: TableError) -> ReadError {
+    Refusal::Storage { detail: error.to_string() }.into()
+}
+
+fn decode_rows(rows: Vec<(Key, Bytes)>) -> Result<Vec<(Key, Record)>, ReadError> {
+    let decode = |(key, bytes): (Key, Bytes)| {
+        let record = decoded(&key, &bytes)?;
+        Ok((key, record))
+    };
+    rows.into_iter().map(decode).collect()
+}
+
+/// Reads a page piece by piece, so that values of a MiB each do not come a thousand at once.
+fn read_page(table: &dyn Table, request: &ListRequest) -> Result<ListPage, TableError> {
+    let limit = (request.limit as usize).clamp(1, MAX_PAGE_ROWS);
+    let mut page = ListPage::default();
+    let mut from = request.from.clone();
+    let (mut bytes, mut ask) = (0, FIRST_READ_ROWS);
+    loop {
+        let ask_now = ask.min(limit - page.rows.len());
+        let found = rows::page(table, &request.prefix, &from, ask_now)?;
+        page.end = found.len() < ask_now;
+        bytes += found.iter().map(|(key, record)| messages::weight(key, record)).sum::<usize>();
+        page.rows.extend(found);
+        let Some((last, _)) = page.rows.last() else { return Ok(page) };
+        if page.end || page.rows.len() >= limit || bytes >= MAX_PAGE_BYTES {
+            return Ok(page);
+        }
+        from = Bound::After(last.as_str().to_owned());
+        let average = (bytes / page.rows.len()).max(1);
+        ask = ((MAX_PAGE_BYTES - bytes) / average).max(1);
+    }
+}

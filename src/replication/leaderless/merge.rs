@@ -1,0 +1,85 @@
+//! Merging writes into a replica's rows: the newest of each key wins, whenever and however often it
+//! is merged. The applier and the replay share it, so that both come to the same rows.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::messages::StoredWrite;
+use super::tally::Taken;
+use crate::storage::encoding::{DecodeError, collide, compare, peek};
+use crate::storage::log::Position;
+use crate::storage::rows;
+use crate::storage::table::{Table, TableBatch, TableError};
+use crate::telemetry::Metrics;
+
+/// The row that names the last log record whose writes are in the table.
+const APPLIED: &str = "replica-applied";
+
+/// Writes that go into the table together.
+pub struct Merge<'a> {
+    table: &'a dyn Table,
+    metrics: &'a Metrics,
+    /// The rows that change, as they will be.
+    changed: BTreeMap<Bytes, Bytes>,
+}
+
+impl<'a> Merge<'a> {
+    /// Nothing yet.
+    pub fn new(table: &'a dyn Table, metrics: &'a Metrics) -> Merge<'a> {
+        Merge { table, metrics, changed: BTreeMap::new() }
+    }
+
+    /// Merges one write, and says whether its record is the newest of its key now.
+    pub fn take(&mut self, write: &StoredWrite) -> Result<Taken, TableError> {
+        let row = rows::data_row(&write.key);
+        let current = match self.changed.get(&row) {
+            Some(changed) => Some(changed.clone()),
+            None => self.table.get(&row)?,
+        };
+        let Some(current) = current else {
+            self.changed.insert(row, write.record.clone());
+            return Ok(Taken::Newest);
+        };
+        let damaged = |error: DecodeError| damaged(write, &error);
+        let order = compare(&write.record, &current).map_err(damaged)?;
+        let version = peek(&current).map_err(damaged)?.0;
+        if collide(&write.record, &current) {
+            self.metrics.version_collisions.inc();
+            tracing::error!(key = %write.key, %version, "two different records under one version");
+        }
+        match order {
+            Ordering::Greater => {
+                self.changed.insert(row, write.record.clone());
+                Ok(Taken::Newest)
+            }
+            Ordering::Equal => Ok(Taken::Newest),
+            Ordering::Less => Ok(Taken::SupersededBy(version)),
+        }
+    }
+
+    /// The changes, and with them the position of the last log record that they come from: both are
+    /// in the table after a crash, or neither.
+    pub fn into_batch(self, applied: Position) -> TableBatch {
+        let mut batch = TableBatch::default();
+        for (row, record) in self.changed {
+            batch.put(row, record);
+        }
+        batch.put(rows::meta_row(APPLIED), applied.0.to_be_bytes().to_vec());
+        batch
+    }
+}
+
+fn damaged(write: &StoredWrite, error: &DecodeError) -> TableError {
+    TableError::Damaged(format!("the row of key '{}': {error}", write.key))
+}
+
+/// The last log record whose writes are in the table; `None` in a table that never had any.
+pub fn applied_position(table: &dyn Table) -> Result<Option<Position>, TableError> {
+    let Some(value) = table.get(&rows::meta_row(APPLIED))? else { return Ok(None) };
+    match <[u8; 8]>::try_from(value.as_ref()) {
+        Ok(bytes) => Ok(Some(Position(u64::from_be_bytes(bytes)))),
+        Err(_) => Err(TableError::Damaged(format!("the row '{APPLIED}' is no position"))),
+    }
+}

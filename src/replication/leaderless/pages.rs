@@ -1,0 +1,167 @@
+//! Merging pages of several replicas' rows into one: pure.
+//!
+//! **Guarantees.** Keys are trusted only up to the smallest last key of the pages that were cut: past
+//! it, a replica that holds more was not heard. Tombstones are merged like values. Where replicas
+//! that hold a key do not agree on it, or too few of them were heard, that is said key by key.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::layout::Layout;
+use super::messages::ListPage;
+use super::resolve::{Held, Resolution, resolve};
+use crate::storage::encoding::DecodeError;
+use crate::storage::rows::Bound;
+use crate::types::{Key, NodeId};
+
+/// One key of a merged page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergedKey {
+    pub key: Key,
+    /// What the replicas of the key that gave pages hold of it.
+    pub resolution: Resolution,
+}
+
+/// Several pages, merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergedPage {
+    /// In key order, tombstones included.
+    pub keys: Vec<MergedKey>,
+    /// Where the next page starts; `None` at the end.
+    pub more: Option<Bound>,
+}
+
+/// Whether enough replicas of every partition are among `heard`.
+pub fn covers(layout: &Layout, heard: &[NodeId], needed: u16) -> bool {
+    layout.partitions().all(|replicas| {
+        let count = replicas.iter().filter(|node| heard.contains(node)).count();
+        count >= usize::from(needed)
+    })
+}
+
+/// Merges what the nodes gave, each page from the same bound on.
+pub fn merge(
+    layout: &Layout,
+    pages: Vec<(NodeId, ListPage)>,
+) -> Result<MergedPage, (Key, DecodeError)> {
+    let trusted: Option<Key> = pages
+        .iter()
+        .filter(|(_, page)| !page.end)
+        .filter_map(|(_, page)| page.rows.last().map(|(key, _)| key.clone()))
+        .min();
+    let heard: Vec<NodeId> = pages.iter().map(|(node, _)| *node).collect();
+    let mut found: BTreeMap<Key, Vec<(NodeId, Bytes)>> = BTreeMap::new();
+    for (node, page) in pages {
+        for (key, record) in page.rows {
+            let is_trusted = trusted.as_ref().is_none_or(|last| key <= *last);
+            // What a node keeps of partitions that it does not hold counts for nothing.
+            if is_trusted && layout.holds(node, key.partition()) {
+                found.entry(key).or_default().push((node, record));
+            }
+        }
+    }
+    let mut keys = Vec::with_capacity(found.len());
+    for (key, records) in found {
+        let replicas = layout.replicas_of(key.partition());
+        let held: Vec<Held> = replicas
+            .iter()
+            .filter(|node| heard.contains(node))
+            .map(|node| {
+                let record = records.iter().find(|(holder, _)| holder == node);
+                Held { node: *node, record: record.map(|(_, record)| record.clone()) }
+            })
+            .collect();
+        match resolve(&held) {
+            Ok(resolution) => keys.push(MergedKey { key, resolution }),
+            Err(error) => return Err((key, error)),
+        }
+    }
+    let more = trusted.map(|key| Bound::After(key.as_str().to_owned()));
+    Ok(MergedPage { keys, more })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::encoding::encode;
+    use crate::types::{Content, Record, Version};
+
+    fn record(ms: u64) -> Bytes {
+        let content = if ms % 2 == 0 {
+            Content::Tombstone
+        } else {
+            let bytes = Bytes::from_static(b"v");
+            Content::Value { bytes, content_type: None, expires_at_ms: None }
+        };
+        encode(&Record { version: Version::new(ms << 16, NodeId(1)), content })
+    }
+
+    fn page(rows: &[(&str, u64)], end: bool) -> ListPage {
+        let row = |(text, ms): &(&str, u64)| (Key::new(text, 64).expect("a key"), record(*ms));
+        ListPage { rows: rows.iter().map(row).collect(), end }
+    }
+
+    fn three() -> Layout {
+        Layout::new([1, 2, 3].map(NodeId), 3)
+    }
+
+    fn keys(merged: &MergedPage) -> Vec<&str> {
+        merged.keys.iter().map(|merged| merged.key.as_str()).collect()
+    }
+
+    #[test]
+    fn keys_past_the_shortest_cut_page_are_not_trusted() {
+        let long = page(&[("a", 1), ("b", 1), ("d", 1)], false);
+        let short = page(&[("a", 1), ("b", 1)], false);
+        let merged = merge(&three(), vec![(NodeId(1), long), (NodeId(2), short)]).expect("records");
+        assert_eq!(keys(&merged), ["a", "b"]);
+        assert_eq!(merged.more, Some(Bound::After("b".to_owned())));
+    }
+
+    #[test]
+    fn a_page_that_ended_limits_nothing_and_its_gaps_are_gaps() {
+        let ended = page(&[("a", 1)], true);
+        let cut = page(&[("a", 1), ("c", 1)], false);
+        let merged = merge(&three(), vec![(NodeId(1), ended), (NodeId(2), cut)]).expect("records");
+        assert_eq!(keys(&merged), ["a", "c"]);
+        assert_eq!(merged.keys[0].resolution.behind, []);
+        assert_eq!(merged.keys[1].resolution.behind, [NodeId(1)]);
+        assert_eq!(merged.more, Some(Bound::After("c".to_owned())));
+    }
+
+    #[test]
+    fn a_newer_tombstone_wins_over_a_value_and_is_kept() {
+        let stale = page(&[("a", 1)], true);
+        let deleted = page(&[("a", 2)], true);
+        let pages = vec![(NodeId(1), stale), (NodeId(3), deleted)];
+        let merged = merge(&three(), pages).expect("records");
+        assert_eq!(merged.keys[0].resolution.newest, Some(record(2)));
+        assert_eq!(merged.keys[0].resolution.behind, [NodeId(1)]);
+        assert_eq!(merged.more, None);
+    }
+
+    #[test]
+    fn only_the_replicas_of_a_key_count_for_it() {
+        let layout = Layout::new([1, 2, 3, 4, 5].map(NodeId), 3);
+        let key = Key::new("a", 64).expect("a key");
+        let replicas = layout.replicas_of(key.partition()).to_vec();
+        let pages: Vec<_> = (1..=5)
+            .map(NodeId)
+            // A stray row on a node that does not hold the partition is newer, and ignored.
+            .map(|node| (node, page(&[("a", if replicas.contains(&node) { 1 } else { 3 })], true)))
+            .collect();
+        let merged = merge(&layout, pages).expect("records");
+        assert_eq!(merged.keys[0].resolution.newest, Some(record(1)));
+        assert_eq!(merged.keys[0].resolution.holders.len(), 3);
+        assert!(merged.keys[0].resolution.behind.is_empty());
+    }
+
+    #[test]
+    fn coverage_counts_replicas_of_every_partition() {
+        let layout = Layout::new([1, 2, 3, 4, 5].map(NodeId), 3);
+        assert!(covers(&layout, &[1, 2, 3, 4].map(NodeId), 2));
+        assert!(!covers(&layout, &[1, 2].map(NodeId), 2));
+        assert!(!covers(&layout, &[1, 2, 3, 4].map(NodeId), 3));
+    }
+}

@@ -1,0 +1,147 @@
+//! The other replicas: requests to them, batched, and who of them answers quickest.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::batcher::{Batched, Batcher};
+use super::gather::Slot;
+use super::messages::{self, ReadReply};
+use super::tally::Taken;
+use crate::peer::{PeerError, Service, SharedTransport};
+use crate::runtime::{Instant, Runtime};
+use crate::types::{Key, NodeId};
+
+/// A record for one replica: a client's write, or a repair.
+pub struct WriteItem {
+    pub key: Key,
+    pub record: Bytes,
+    pub deadline: Instant,
+    pub slot: Slot<Taken>,
+}
+
+/// A read of one replica.
+pub struct ReadItem {
+    pub key: Key,
+    pub deadline: Instant,
+    pub slot: Slot<Option<Bytes>>,
+}
+
+impl Batched for WriteItem {
+    type Reply = Taken;
+    const SERVICE: Service = Service::ReplicaWrite;
+
+    fn bytes(&self) -> usize {
+        messages::weight(&self.key, &self.record)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn encode(batch: &[WriteItem]) -> Bytes {
+        messages::encode_writes(batch.iter().map(|item| (&item.key, &item.record)))
+    }
+
+    fn decode(body: &Bytes) -> Result<Vec<Option<Taken>>, String> {
+        let taken = messages::decode_taken(body).map_err(|error| error.to_string())?;
+        Ok(taken.into_iter().map(Some).collect())
+    }
+
+    fn finish(self, result: Result<Taken, PeerError>) {
+        self.slot.fill(result);
+    }
+}
+
+impl Batched for ReadItem {
+    type Reply = Option<Bytes>;
+    const SERVICE: Service = Service::ReplicaRead;
+
+    fn bytes(&self) -> usize {
+        self.key.as_str().len()
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn encode(batch: &[ReadItem]) -> Bytes {
+        messages::encode_reads(batch.iter().map(|item| &item.key))
+    }
+
+    fn decode(body: &Bytes) -> Result<Vec<Option<Option<Bytes>>>, String> {
+        let replies = messages::decode_read_replies(body).map_err(|error| error.to_string())?;
+        let replies = replies.into_iter().map(|reply| match reply {
+            ReadReply::Held(record) => Some(record),
+            ReadReply::AskAgain => None,
+        });
+        Ok(replies.collect())
+    }
+
+    fn finish(self, result: Result<Option<Bytes>, PeerError>) {
+        self.slot.fill(result);
+    }
+}
+
+/// The queues to one peer.
+struct Peer {
+    writes: Batcher<WriteItem>,
+    reads: Batcher<ReadItem>,
+}
+
+/// Every other node.
+pub struct Peers {
+    transport: SharedTransport,
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+impl Peers {
+    /// Queues to `nodes`, which are all but this one.
+    pub fn new(
+        runtime: &Runtime,
+        transport: &SharedTransport,
+        nodes: impl Iterator<Item = NodeId>,
+    ) -> Peers {
+        let peers = nodes.map(|node| {
+            let writes = Batcher::new(node, runtime.clone(), transport.clone());
+            let reads = Batcher::new(node, runtime.clone(), transport.clone());
+            (node, Peer { writes, reads })
+        });
+        Peers { transport: transport.clone(), peers: peers.collect() }
+    }
+
+    /// Whether the link to a peer is up, as far as is known.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.transport.peer(node).is_some_and(|peer| peer.connected)
+    }
+
+    /// Sends a record to a peer.
+    pub fn write(&self, item: WriteItem) {
+        match self.peers.get(&item.slot.node()) {
+            Some(peer) => peer.writes.push(item),
+            None => item.slot.not_sent("it is no node of this cluster"),
+        }
+    }
+
+    /// Asks a peer for a record.
+    pub fn read(&self, item: ReadItem) {
+        match self.peers.get(&item.slot.node()) {
+            Some(peer) => peer.reads.push(item),
+            None => item.slot.not_sent("it is no node of this cluster"),
+        }
+    }
+
+    /// How soon a peer is likely to answer a read: lower is sooner. Peers never asked come first,
+    /// so that all become known.
+    pub fn read_rank(&self, node: NodeId) -> (bool, u64) {
+        let latency_us = self.peers.get(&node).map_or(u64::MAX, |peer| peer.reads.latency_us());
+        (!self.is_connected(node), latency_us)
+    }
+
+    /// Says that a peer kept a read waiting for `waited_us` in vain.
+    pub fn note_slow(&self, node: NodeId, waited_us: u64) {
+        if let Some(peer) = self.peers.get(&node) {
+            peer.reads.note_slow(waited_us);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a request asks of how many replicas: `consistency`, `r=` and `w=`, checked.
+
+use crate::config::{LeaderlessSettings, ReadRepair};
+use crate::error::Refusal;
+use crate::replication::RequestOptions;
+use crate::types::{EffectiveLevel, Level, Mode};
+
+/// How many replicas a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorums {
+    pub r: u16,
+    pub w: u16,
+    pub n: u16,
+    pub repair: ReadRepair,
+}
+
+/// How a read is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadPlan {
+    Quorum(Quorums),
+    Local,
+}
+
+impl Quorums {
+    /// Whether every read quorum meets every write quorum, and reads repair what they find.
+    pub fn is_strong(&self) -> bool {
+        self.r + self.w > self.n && self.repair == ReadRepair::Blocking
+    }
+
+    /// What an answer says was served.
+    pub fn level(&self) -> EffectiveLevel {
+        let Quorums { r, w, n, .. } = *self;
+        match self.is_strong() {
+            true => EffectiveLevel::Quorum { r, w, n },
+            false => EffectiveLevel::Eventual { r, w, n },
+        }
+    }
+}
+
+/// The quorums of a write.
+pub fn for_write(
+    settings: &LeaderlessSettings,
+    n: u16,
+    options: &RequestOptions,
+) -> Result<Quorums, Refusal> {
+    match options.level {
+        None | Some(Level::Quorum) => {}
+        Some(Level::Linearizable) => return Err(not_yet("a linearizable write")),
+        Some(level @ (Level::Lease | Level::Local)) => {
+            let mode = Mode::Leaderless;
+            return Err(Refusal::LevelNotOffered { level, mode, allowed: "quorum" });
+        }
+    }
+    if options.r.is_some() {
+        return Err(bad("r", "it belongs to reads; a write takes w".to_owned()));
+    }
+    quorums(settings, n, options)
+}
+
+/// How a read, or a list, is served.
+pub fn for_read(
+    settings: &LeaderlessSettings,
+    n: u16,
+    options: &RequestOptions,
+) -> Result<ReadPlan, Refusal> {
+    match options.level {
+        None | Some(Level::Quorum) => quorums(settings, n, options).map(ReadPlan::Quorum),
+        Some(Level::Linearizable) => Err(not_yet("a linearizable read")),
+        Some(level @ Level::Lease) => {
+            let mode = Mode::Leaderless;
+            Err(Refusal::LevelNotOffered { level, mode, allowed: "quorum or local" })
+        }
+        Some(Level::Local) => match (options.r, options.w) {
+            (None, None) => Ok(ReadPlan::Local),
+            (Some(_), _) => Err(bad("r", "a local read asks one replica".to_owned())),
+            (None, Some(_)) => Err(bad("w", "a local read asks one replica".to_owned())),
+        },
+    }
+}
+
+/// What exists in leader mode alone so far, and is never imitated.
+pub fn not_yet(what: &str) -> Refusal {
+    let what = format!("{what}, which needs consensus per key,");
+    Refusal::NotImplemented { what, mode: Mode::Leaderless }
+}
+
+fn quorums(
+    settings: &LeaderlessSettings,
+    n: u16,
+    options: &RequestOptions,
+) -> Result<Quorums, Refusal> {
+    let within = |parameter, asked: Option<u16>, default: u16| match asked {
+        // A default from settings fits N, which `Settings` checked; fewer nodes than N do not.
+        None => Ok(default.clamp(1, n.max(1))),
+        Some(count) if (1..=n).contains(&count) => Ok(count),
+        Some(count) => {
+            Err(bad(parameter, format!("{count} replicas: expected a number from 1 to {n}")))
+        }
+    };
+    Ok(Quorums {
+        r: within("r", options.r, settings.read_quorum)?,
+        w: within("w", options.w, settings.write_quorum)?,
+        n,
+        repair: settings.read_repair,
+    })
+}
+
+fn bad(parameter: &'static str, problem: String) -> Refusal {
+    Refusal::BadParameter { parameter, problem }
+}

@@ -1,0 +1,96 @@
+//! What a replica takes from its commit log when a node starts.
+//!
+//! **Guarantees.** Afterwards the table holds every write that the log holds, and the version
+//! ceiling is the highest ever stored. Replaying again changes nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::ceiling;
+use super::merge::{Merge, applied_position};
+use super::messages::{StoredWrite, decode_writes, weight};
+use crate::storage::log::{Kind, Position, ReplayedRecord};
+use crate::storage::table::{Table, TableError};
+use crate::telemetry::Metrics;
+
+/// How many bytes of writes are merged at once: enough that a batch costs little, and bounded.
+const REPLAY_BATCH_BYTES: usize = 4 << 20;
+
+/// Takes the replica's records while the commit log is opened. The table must be open before.
+pub struct ReplicaReplay {
+    table: Arc<dyn Table>,
+    metrics: Metrics,
+    applied: Option<Position>,
+    ceiling_ms: u64,
+    waiting: Vec<StoredWrite>,
+    waiting_bytes: usize,
+    last: Option<Position>,
+}
+
+/// What the log said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The last record whose writes are in the table.
+    pub applied: Option<Position>,
+    /// The highest version ceiling stored, in milliseconds since 1970; 0 where there is none.
+    pub ceiling_ms: u64,
+}
+
+impl ReplicaReplay {
+    /// Starts from what the table says was applied.
+    pub fn new(table: Arc<dyn Table>, metrics: Metrics) -> Result<ReplicaReplay, TableError> {
+        let applied = applied_position(&*table)?;
+        Ok(ReplicaReplay {
+            table,
+            metrics,
+            applied,
+            ceiling_ms: 0,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            last: None,
+        })
+    }
+
+    /// Takes a record of one of the replica's kinds; others are ignored.
+    pub fn take(&mut self, record: ReplayedRecord<'_>) -> Result<(), String> {
+        match record.kind {
+            Kind::VersionCeiling => {
+                self.ceiling_ms = self.ceiling_ms.max(ceiling::decode(record.payload)?);
+                Ok(())
+            }
+            Kind::ReplicaWrites if Some(record.position) > self.applied => self.take_writes(record),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_writes(&mut self, record: ReplayedRecord<'_>) -> Result<(), String> {
+        let payload = Bytes::copy_from_slice(record.payload);
+        let writes = decode_writes(&payload).map_err(|error| error.to_string())?;
+        self.waiting_bytes += writes.iter().map(|w| weight(&w.key, &w.record)).sum::<usize>();
+        self.waiting.extend(writes);
+        self.last = Some(record.position);
+        if self.waiting_bytes >= REPLAY_BATCH_BYTES {
+            self.apply().map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<(), TableError> {
+        let Some(last) = self.last.take() else { return Ok(()) };
+        let mut merge = Merge::new(&*self.table, &self.metrics);
+        for write in self.waiting.drain(..) {
+            merge.take(&write)?;
+        }
+        self.waiting_bytes = 0;
+        self.table.apply(merge.into_batch(last))?;
+        self.applied = Some(last);
+        Ok(())
+    }
+
+    /// Merges what is left. Call it once the log is open.
+    pub fn finish(mut self) -> Result<Recovered, TableError> {
+        self.apply()?;
+        Ok(Recovered { applied: self.applied, ceiling_ms: self.ceiling_ms })
+    }
+}
