@@ -1,1 +1,514 @@
 //! A node: put together, started and stopped in order.
+//!
+//! **Why it exists.** A real process and a simulated node run the same code over different worlds:
+//! a [`World`] brings the runtime, the disk, the table and the links, and [`Node::start`] does the
+//! rest. What serves clients (`api`) is put on top by whoever starts the node.
+//!
+//! **Order.** Identity before everything, since it refuses a directory that is not this node's; the
+//! table before the log, since the log replays over it; the log before consensus and replication,
+//! which take what it replayed; links last, so that no peer is answered before the node knows what
+//! it promised.
+//!
+//! **Guarantees.** A node whose log, table or consensus fails stops ([`Node::failed`]): it never goes
+//! on after a failed sync. [`Node::stop`] finishes what is under way and takes a checkpoint, so that
+//! the next start has little to replay; a crash instead loses nothing that was acknowledged.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::{Engine, Settings};
+use crate::consensus::{Consensus, ConsensusOptions, RaftReplay};
+use crate::error::StartError;
+use crate::peer::memory::MemoryNetwork;
+use crate::peer::tcp::{TcpOptions, TcpTransport};
+use crate::peer::{
+    Greeter, Hello, Inbound, Lane, PeerHandler, Rejection, Service, SharedTransport,
+};
+use crate::replication::{self, ReplicaRecovery, Replicator, ReplicatorParts};
+use crate::runtime::Runtime;
+use crate::storage::disk::{Disk, RealDisk};
+use crate::storage::identity::Identity;
+use crate::storage::log::{CommitLog, LogError, LogOptions, LogUser, Position};
+use crate::storage::table::{MemoryTable, SledTable, Table, TableError};
+use crate::telemetry::Metrics;
+use crate::types::{Mode, NodeId};
+
+/// How often a node looks whether its log has grown enough for a checkpoint.
+const CHECKPOINT_CHECK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often a node looks whether the control plane has named the cluster.
+const CLUSTER_NAME_CHECK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long the checkpoint of a node that stops may take before it is left to the next start.
+const LAST_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens the table; called once the identity of the directory is known to be right.
+pub type OpenTable = Box<dyn FnOnce() -> Result<Arc<dyn Table>, TableError> + Send>;
+
+/// What a node runs in.
+pub struct World {
+    pub runtime: Runtime,
+    pub disk: Arc<dyn Disk>,
+    pub open_table: OpenTable,
+    pub links: Links,
+    pub metrics: Metrics,
+}
+
+/// What carries messages between nodes.
+pub enum Links {
+    /// TCP, to the addresses in the settings.
+    Tcp,
+    /// Wires in memory.
+    Memory(MemoryNetwork),
+}
+
+impl World {
+    /// The real world, for a process: the directory in the settings, and TCP.
+    pub fn real(settings: &Settings) -> Result<World, StartError> {
+        let disk = Arc::new(open_directory(&settings.data_dir)?);
+        let storage = settings.storage.clone();
+        let table_dir = settings.data_dir.join("table");
+        let engine = settings.engine;
+        let table_disk: Arc<dyn Disk> = disk.clone();
+        let open_table: OpenTable = Box::new(move || match engine {
+            Engine::Sled => {
+                let (cache, overlay) = (storage.table_cache_bytes, storage.view_overlay_bytes);
+                Ok(Arc::new(SledTable::open(&table_dir, cache, overlay)?) as Arc<dyn Table>)
+            }
+            Engine::Memory => Ok(Arc::new(MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?)),
+        });
+        Ok(World {
+            runtime: Runtime::real(),
+            disk,
+            open_table,
+            links: Links::Tcp,
+            metrics: Metrics::new(),
+        })
+    }
+}
+
+/// Where the memory engine writes its checkpoints, under the data directory.
+pub const MEMORY_TABLE_FILE: &str = "table.memory";
+
+fn open_directory(path: &Path) -> Result<RealDisk, StartError> {
+    RealDisk::open(path).map_err(|error| {
+        let path = path.display();
+        StartError::DataDirectory(match error.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                format!("data directory {path}: another process is using it; stop that one first")
+            }
+            _ => format!("data directory {path} cannot be opened: {error}"),
+        })
+    })
+}
+
+/// A running node. Share it in an `Arc`.
+pub struct Node {
+    settings: Settings,
+    runtime: Runtime,
+    metrics: Metrics,
+    log: Arc<CommitLog>,
+    consensus: Arc<Consensus>,
+    replicator: Arc<dyn Replicator>,
+    tcp: Option<Arc<TcpTransport>>,
+    identity: Arc<Identity>,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Node {
+    /// Starts a node; returns once it takes requests, not once it can answer them all.
+    pub async fn start(settings: Settings, world: World) -> Result<Arc<Node>, StartError> {
+        let World { runtime, disk, open_table, links, metrics } = world;
+        let identity = Arc::new(Identity::open(
+            disk.clone(),
+            &runtime,
+            settings.node_id,
+            settings.mode,
+            settings.engine.as_str(),
+        )?);
+        let failed = watch::Sender::new(None);
+        let greeter = Arc::new(NodeGreeter {
+            identity: identity.clone(),
+            settings: settings.clone(),
+            failed: failed.clone(),
+        });
+        let (transport, links) = make_links(&settings, &runtime, &metrics, greeter, links).await?;
+        let opened = open_storage(&settings, &runtime, &metrics, &disk, open_table)?;
+        let consensus = start_consensus(
+            &settings,
+            &runtime,
+            &metrics,
+            &identity,
+            &disk,
+            &transport,
+            &opened.log,
+            &opened.table,
+            opened.raft,
+        )
+        .await?;
+        let replicator = replication::build(ReplicatorParts {
+            runtime: runtime.clone(),
+            settings: settings.clone(),
+            boot: identity.boot(),
+            log: opened.log.clone(),
+            table: opened.table,
+            transport,
+            consensus: consensus.clone(),
+            recovered: opened.replica,
+            metrics: metrics.clone(),
+        })?;
+        let handler: Arc<dyn PeerHandler> =
+            Arc::new(NodeHandler { consensus: consensus.clone(), replicator: replicator.clone() });
+        let tcp = links.serve(settings.node_id, handler);
+        let log = opened.log;
+        let node = Arc::new(Node {
+            settings,
+            runtime,
+            metrics,
+            log,
+            consensus,
+            replicator,
+            tcp,
+            identity,
+            failed,
+        });
+        node.watch_over();
+        Ok(node)
+    }
+
+    /// What serves reads and writes.
+    pub fn replicator(&self) -> Arc<dyn Replicator> {
+        self.replicator.clone()
+    }
+
+    /// The settings the node was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The node's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Who the node's data directory belongs to.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The node's commit log.
+    pub fn log(&self) -> &Arc<CommitLog> {
+        &self.log
+    }
+
+    /// The node's runtime.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Waits until the node can go on no longer, and says why.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.subscribe();
+        loop {
+            if let Some(reason) = failed.borrow_and_update().clone() {
+                return reason;
+            }
+            if failed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Stops the node in order, with a last checkpoint.
+    pub async fn stop(&self) {
+        self.replicator.shutdown().await;
+        let deadline = self.runtime.now() + LAST_CHECKPOINT_TIMEOUT;
+        match self.runtime.deadline(deadline, self.replicator.checkpoint()).await {
+            Some(Ok(())) => {}
+            Some(Err(reason)) => tracing::warn!(reason, "no checkpoint at the end"),
+            None => tracing::warn!("the checkpoint at the end took too long"),
+        }
+        self.consensus.shutdown().await;
+        if let Some(tcp) = &self.tcp {
+            tcp.close().await;
+        }
+        self.log.close().await;
+    }
+
+    /// Starts what watches the node from beside: failures, checkpoints, the cluster's name.
+    fn watch_over(self: &Arc<Self>) {
+        let (log, failed) = (self.log.clone(), self.failed.clone());
+        self.runtime.spawn(async move {
+            let error: LogError = log.failed().await;
+            fail(&failed, error.to_string());
+        });
+        let (consensus, failed) = (self.consensus.clone(), self.failed.clone());
+        self.runtime.spawn(async move {
+            let reason = consensus.stopped().await;
+            fail(&failed, format!("consensus stopped: {reason}"));
+        });
+        let node = Arc::downgrade(self);
+        let runtime = self.runtime.clone();
+        self.runtime.spawn(async move {
+            let mut checkpointed_at = Position::default();
+            loop {
+                runtime.sleep(CHECKPOINT_CHECK_EVERY).await;
+                let Some(node) = node.upgrade() else { return };
+                checkpointed_at = node.checkpoint_if_due(checkpointed_at).await;
+            }
+        });
+        let node = Arc::downgrade(self);
+        let runtime = self.runtime.clone();
+        self.runtime.spawn(async move {
+            loop {
+                let Some(node) = node.upgrade() else { return };
+                if node.join_cluster_once_named() {
+                    return;
+                }
+                drop(node);
+                runtime.sleep(CLUSTER_NAME_CHECK_EVERY).await;
+            }
+        });
+    }
+
+    /// Takes a checkpoint where the log has grown enough since the last one, which ended the log
+    /// at `last`; gives the end of the log at the newest.
+    async fn checkpoint_if_due(&self, last: Position) -> Position {
+        let last = last.max(self.log.start());
+        let end = self.log.end();
+        if end.0.saturating_sub(last.0) < self.settings.storage.checkpoint_log_bytes {
+            return last;
+        }
+        match self.replicator.checkpoint().await {
+            Ok(()) => {
+                self.metrics.checkpoints.inc();
+                end
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "a checkpoint failed; it is tried again");
+                last
+            }
+        }
+    }
+
+    /// Remembers the cluster's name once the control plane knows it; true once that is done.
+    fn join_cluster_once_named(&self) -> bool {
+        let Some(cluster) = self.consensus.status().cluster else { return false };
+        if let Err(error) = self.identity.join_cluster(cluster) {
+            fail(&self.failed, error.to_string());
+        }
+        true
+    }
+}
+
+fn fail(failed: &watch::Sender<Option<String>>, reason: String) {
+    failed.send_if_modified(|known| {
+        let first = known.is_none();
+        if first {
+            tracing::error!(reason, "this node stops");
+            *known = Some(reason);
+        }
+        first
+    });
+}
+
+/// Links that were made but carry nothing yet.
+enum MadeLinks {
+    Tcp(Arc<TcpTransport>),
+    Memory(MemoryNetwork),
+}
+
+impl MadeLinks {
+    fn serve(self, node: NodeId, handler: Arc<dyn PeerHandler>) -> Option<Arc<TcpTransport>> {
+        match self {
+            MadeLinks::Tcp(tcp) => {
+                tcp.serve(handler);
+                Some(tcp)
+            }
+            MadeLinks::Memory(network) => {
+                network.serve(node, handler);
+                None
+            }
+        }
+    }
+}
+
+async fn make_links(
+    settings: &Settings,
+    runtime: &Runtime,
+    metrics: &Metrics,
+    greeter: Arc<NodeGreeter>,
+    links: Links,
+) -> Result<(SharedTransport, MadeLinks), StartError> {
+    let (node, runtime, metrics) = (settings.node_id, runtime.clone(), metrics.clone());
+    match links {
+        Links::Tcp => {
+            let (listen, peers) = (settings.peer_listen.clone(), settings.peers.clone());
+            let options = TcpOptions { runtime, node, listen, peers, greeter, metrics };
+            let tcp = TcpTransport::bind(options).await?;
+            Ok((tcp.clone(), MadeLinks::Tcp(tcp)))
+        }
+        Links::Memory(network) => {
+            let transport = network.transport(node, runtime, greeter, metrics);
+            Ok((transport, MadeLinks::Memory(network)))
+        }
+    }
+}
+
+/// Storage that was opened, and what its log replayed.
+struct OpenedStorage {
+    table: Arc<dyn Table>,
+    log: Arc<CommitLog>,
+    raft: RaftReplay,
+    replica: ReplicaRecovery,
+}
+
+fn open_storage(
+    settings: &Settings,
+    runtime: &Runtime,
+    metrics: &Metrics,
+    disk: &Arc<dyn Disk>,
+    open_table: OpenTable,
+) -> Result<OpenedStorage, StartError> {
+    let refuse = |problem: String| {
+        StartError::DataDirectory(format!(
+            "data directory {}: {problem}",
+            settings.data_dir.display()
+        ))
+    };
+    let table = open_table().map_err(|error| refuse(error.to_string()))?;
+    let mut raft = RaftReplay::default();
+    let mut replica =
+        ReplicaRecovery::new(settings.mode, table.clone(), metrics.clone()).map_err(refuse)?;
+    let users = match settings.mode {
+        Mode::Leader => vec![LogUser::Raft],
+        Mode::Leaderless => vec![LogUser::Raft, LogUser::Replica],
+    };
+    let options = LogOptions {
+        disk: disk.clone(),
+        dir: "log".to_owned(),
+        segment_bytes: settings.storage.log_segment_bytes,
+        users,
+        runtime: runtime.clone(),
+        metrics: metrics.clone(),
+    };
+    let log = CommitLog::open(options, &mut |record| {
+        raft.take(record)?;
+        replica.take(record)
+    })
+    .map_err(|error| refuse(error.to_string()))?;
+    Ok(OpenedStorage { table, log: Arc::new(log), raft, replica })
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of one node, named once")]
+async fn start_consensus(
+    settings: &Settings,
+    runtime: &Runtime,
+    metrics: &Metrics,
+    identity: &Identity,
+    disk: &Arc<dyn Disk>,
+    transport: &SharedTransport,
+    log: &Arc<CommitLog>,
+    table: &Arc<dyn Table>,
+    recovered: RaftReplay,
+) -> Result<Arc<Consensus>, StartError> {
+    let lowest = settings.peers.keys().next() == Some(&settings.node_id);
+    let consensus = Consensus::start(ConsensusOptions {
+        runtime: runtime.clone(),
+        settings: settings.leader.clone(),
+        node: settings.node_id,
+        peers: settings.peers.clone(),
+        initialise: lowest && identity.cluster().is_none(),
+        log: log.clone(),
+        log_cache_bytes: settings.storage.log_cache_bytes,
+        recovered,
+        table: table.clone(),
+        disk: disk.clone(),
+        transport: transport.clone(),
+        metrics: metrics.clone(),
+    })
+    .await?;
+    Ok(Arc::new(consensus))
+}
+
+/// Sends each request to the part that it is for.
+struct NodeHandler {
+    consensus: Arc<Consensus>,
+    replicator: Arc<dyn Replicator>,
+}
+
+impl PeerHandler for NodeHandler {
+    fn handle(&self, inbound: Inbound) {
+        match inbound.service {
+            Service::RaftAppend
+            | Service::RaftVote
+            | Service::RaftSnapshot
+            | Service::RaftTransfer => self.consensus.handle(inbound),
+            Service::Forward
+            | Service::ReadIndex
+            | Service::ReplicaWrite
+            | Service::ReplicaRead
+            | Service::ReplicaList => self.replicator.handle(inbound),
+        }
+    }
+}
+
+/// Says who this node is, and whom it talks to.
+struct NodeGreeter {
+    identity: Arc<Identity>,
+    settings: Settings,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Greeter for NodeGreeter {
+    fn hello(&self, lane: Lane) -> Hello {
+        Hello {
+            cluster: self.identity.cluster(),
+            node: self.identity.node(),
+            incarnation: self.identity.incarnation(),
+            mode: self.settings.mode,
+            client_address: self.settings.advertise.clone(),
+            lane,
+        }
+    }
+
+    fn accept(&self, hello: &Hello) -> Result<(), Rejection> {
+        let node = hello.node;
+        if !self.settings.peers.contains_key(&node) {
+            return Err(Rejection::Unknown { node });
+        }
+        if hello.mode != self.settings.mode {
+            let (ours, theirs) = (self.settings.mode, hello.mode);
+            return Err(Rejection::OtherMode { ours, theirs });
+        }
+        if let (Some(ours), Some(theirs)) = (self.identity.cluster(), hello.cluster)
+            && ours != theirs
+        {
+            return Err(Rejection::OtherCluster { ours, theirs });
+        }
+        let offered = hello.incarnation;
+        match self.identity.meet(node, offered) {
+            Ok(known) if known == offered => Ok(()),
+            Ok(known) => Err(Rejection::OtherIncarnation { node, known, offered }),
+            Err(error) => {
+                fail(&self.failed, format!("a peer could not be remembered: {error}"));
+                Err(Rejection::Unknown { node })
+            }
+        }
+    }
+
+    fn rejected(&self, by: NodeId, rejection: Rejection) {
+        match rejection {
+            Rejection::OtherIncarnation { node, known, offered }
+                if node == self.identity.node() && offered == self.identity.incarnation() =>
+            {
+                let (known, own) = (known.to_string(), offered.to_string());
+                fail(&self.failed, StartError::WipedNode { node, known, own }.to_string());
+            }
+            other => tracing::warn!(%by, %other, "a peer does not talk to this node"),
+        }
+    }
+}

@@ -30,6 +30,7 @@ use serde::Serialize;
 use tower::ServiceExt;
 
 use crate::config::Settings;
+use crate::node::Node;
 use crate::replication::Replicator;
 use crate::runtime::Runtime;
 use crate::telemetry::Metrics;
@@ -66,6 +67,26 @@ pub struct Api {
     pub metrics: Metrics,
     pub settings: Arc<Settings>,
     pub facts: NodeFacts,
+}
+
+impl Api {
+    /// The API of a running node.
+    pub fn of(node: &Node) -> Api {
+        let log = node.log().clone();
+        let facts = move || LogFacts { first_position: log.start().0, next_position: log.end().0 };
+        Api {
+            replicator: node.replicator(),
+            runtime: node.runtime().clone(),
+            metrics: node.metrics().clone(),
+            settings: Arc::new(node.settings().clone()),
+            facts: NodeFacts {
+                incarnation: node.identity().incarnation(),
+                boot: node.identity().boot(),
+                started_ms: node.runtime().wall_ms(),
+                log: Some(Box::new(facts)),
+            },
+        }
+    }
 }
 
 /// What `/v1/node` tells beside the settings.

@@ -13,9 +13,12 @@ use crate::types::{
     ClusterId, EffectiveLevel, Epoch, Key, Level, Mode, NodeId, Record, Version, Write,
 };
 
+mod build;
 pub mod fold;
 pub mod leader;
 pub mod leaderless;
+
+pub use build::{ReplicaRecovery, ReplicatorParts, build};
 
 /// What a client asks of one request, whatever it is.
 #[derive(Clone, Debug)]
