@@ -131,6 +131,11 @@ impl Cluster {
         self.members.iter().map(|member| member.id).collect()
     }
 
+    /// The process of each node that runs, in the order of [`Cluster::addresses`]; 0 where none does.
+    pub fn pids(&self) -> Vec<u32> {
+        self.members.iter().map(|m| m.child.as_ref().map_or(0, Child::id)).collect()
+    }
+
     /// Waits until every node says that it is ready.
     pub async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         let deadline = self.runtime.now() + READY_WITHIN;

@@ -8,7 +8,7 @@
 //! Does not measure what one machine cannot show: real distances, real power loss, other disks.
 
 pub mod check;
-mod cluster;
+pub mod cluster;
 mod compare;
 mod experiments;
 pub mod history;

@@ -1,0 +1,74 @@
+//! `quorate compare`: both modes, measured and checked.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Exit, complain};
+use crate::config::Engine;
+use crate::lab::{self, CompareOptions, EXPERIMENTS, Verdict};
+
+#[derive(Args)]
+pub(super) struct CompareArgs {
+    /// The short form: under three minutes
+    #[arg(long)]
+    quick: bool,
+    /// Where to write the report
+    #[arg(long, value_name = "DIR", default_value = "quorate-report")]
+    out: PathBuf,
+    /// The seed of loads and faults
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Only these experiments
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// How many nodes each cluster has
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+    /// The table engine of every node: sled or memory
+    #[arg(long, default_value = "sled")]
+    engine: String,
+}
+
+pub(super) fn run(args: &CompareArgs) -> Exit {
+    let engine: Engine = match args.engine.parse() {
+        Ok(engine) => engine,
+        Err(problem) => {
+            complain(format!("--engine: {problem}"));
+            return Exit::Usage;
+        }
+    };
+    let binary = match std::env::current_exe() {
+        Ok(binary) => binary,
+        Err(error) => {
+            complain(format!("cannot find the program that is running: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let mut options = CompareOptions::new(binary);
+    options.quick = args.quick;
+    options.out = args.out.clone();
+    options.seed = args.seed;
+    options.only = args.only.clone();
+    options.nodes = args.nodes;
+    options.engine = engine;
+    if let Err(error) = options.validate() {
+        complain(format!("{error} (experiments: {})", EXPERIMENTS.join(", ")));
+        return Exit::Usage;
+    }
+    match lab::compare(&options) {
+        Ok(Verdict::Kept) => Exit::Done,
+        Ok(Verdict::Broken(promises)) => {
+            promises.iter().for_each(|promise| complain(format!("broken promise: {promise}")));
+            Exit::Failed
+        }
+        Ok(Verdict::Unknown(reasons)) => {
+            reasons.iter().for_each(|reason| complain(format!("not checked: {reason}")));
+            Exit::Unknown
+        }
+        Err(error) => {
+            complain(format!("{error:#}"));
+            Exit::Failed
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `quorate serve`: one node, until it is told to stop or can go on no longer.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::settings::SettingsArgs;
+use super::{Exit, complain, tokio_runtime};
+use crate::api::{self, Api};
+use crate::config::Settings;
+use crate::error::StartError;
+use crate::node::{Node, World};
+use crate::telemetry::start_logging;
+
+pub(super) fn run(args: &SettingsArgs) -> Exit {
+    let settings = match args.resolve() {
+        Ok(resolved) => resolved.settings,
+        Err(error) => {
+            complain(error);
+            return Exit::Usage;
+        }
+    };
+    start_logging(&settings.log);
+    let tokio = match tokio_runtime() {
+        Ok(tokio) => tokio,
+        Err(exit) => return exit,
+    };
+    match tokio.block_on(serve(settings)) {
+        Ok(()) => Exit::Done,
+        Err(problem) => {
+            complain(problem);
+            Exit::Failed
+        }
+    }
+}
+
+async fn serve(settings: Settings) -> Result<(), String> {
+    // Ports and signals first: a node that cannot listen should not touch its data.
+    let listener = listen(&settings.listen).await.map_err(|error| error.to_string())?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let world = World::real(&settings).map_err(|error| error.to_string())?;
+    let node = Node::start(settings.clone(), world).await.map_err(|error| error.to_string())?;
+    let (stop, stopping) = oneshot::channel::<()>();
+    // Stopping is being told so, or the sender being gone.
+    let stopping = async move { drop(stopping.await) };
+    let server = api::serve(api::service(Api::of(&node)), listener, stopping);
+    let server = node.runtime().spawn(server);
+    tracing::info!(
+        "node {} serves clients at {} and peers at {} in {} mode; data in {}",
+        settings.node_id,
+        settings.listen,
+        settings.peer_listen,
+        settings.mode,
+        settings.data_dir.display()
+    );
+    let failed = tokio::select! {
+        biased;
+        reason = node.failed() => Some(reason),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    if let Some(reason) = failed {
+        // Nothing is known about what is durable: leave at once, as a crash would.
+        return Err(reason);
+    }
+    tracing::info!("stopping: finishing what is under way");
+    drop(stop);
+    let _ = server.await;
+    shut_down(node).await;
+    Ok(())
+}
+
+async fn shut_down(node: Arc<Node>) {
+    node.stop().await;
+    tracing::info!("stopped");
+}
+
+async fn listen(address: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen {
+        role: "clients",
+        address: address.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,229 @@
+//! The built binary, fed nonsense: each mistake gets one clear line and the right exit code, and
+//! nothing is half done.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn quorate(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(args)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+/// Runs a command that must fail, and gives its exit code and what it complained.
+fn fails(args: &[&str]) -> (i32, String) {
+    let output = quorate(args);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().expect("an exit code"), complaint)
+}
+
+#[track_caller]
+fn assert_complains(args: &[&str], code: i32, parts: &[&str]) {
+    let (exit, complaint) = fails(args);
+    assert_eq!(exit, code, "{args:?}: {complaint}");
+    for part in parts {
+        assert!(complaint.contains(part), "{args:?}: '{part}' is not in: {complaint}");
+    }
+}
+
+#[test]
+fn settings_mistakes_are_usage_errors_that_name_the_setting_and_what_is_allowed() {
+    assert_complains(&["serve"], 64, &["id is not set", "--id", "QUORATE_ID"]);
+    assert_complains(&["serve", "--id", "0"], 64, &["id = '0' (from --id)", "1 to 65535"]);
+    assert_complains(
+        &["serve", "--id", "1", "--mode", "leeder"],
+        64,
+        &["'leeder'", "'leaderless'"],
+    );
+    assert_complains(
+        &["serve", "--id", "1", "--peers", "1=a:1,1=b:2"],
+        64,
+        &["peers", "id 1 is given twice"],
+    );
+    assert_complains(
+        &["serve", "--id", "4", "--peers", "1=a:1,2=b:2"],
+        64,
+        &["not among the peers"],
+    );
+    assert_complains(&["serve", "--id", "1", "--engine", "rocks"], 64, &["engine", "sled"]);
+    assert_complains(&["serve", "--id", "1", "--set", "leader.hartbeat_ms=1"], 64, &["no such"]);
+    assert_complains(&["serve", "--id", "1", "--set", "log=,=,"], 64, &["log filter"]);
+    assert_complains(&["serve", "--id", "1", "--config", "/nowhere.toml"], 64, &["/nowhere.toml"]);
+    assert_complains(&["nonsense"], 64, &["nonsense"]);
+    assert_complains(&["serve", "--flag-that-is-not"], 64, &["--flag-that-is-not"]);
+}
+
+#[test]
+fn a_settings_file_with_a_mistake_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("bad.toml");
+    let path = file.to_str().expect("a path");
+    for (text, part) in [
+        ("id = 1\nmod = \"leader\"", "mod (from"),
+        ("id = 1\n[leader]\nheartbeat_ms = \"soon\"", "leader.heartbeat_ms = 'soon'"),
+        ("id = [1]", "id is array"),
+        ("id = ", "not valid TOML"),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        assert_complains(&["config", "check", "--config", path], 64, &[part, path]);
+    }
+}
+
+#[test]
+fn the_shipped_settings_files_are_valid_and_differ_in_the_mode() {
+    for mode in ["leader", "leaderless"] {
+        let file = format!("{}/config/{mode}.toml", env!("CARGO_MANIFEST_DIR"));
+        let output = quorate(&["config", "print", "--config", &file, "--id", "2"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        let value = |name: &str| {
+            let line =
+                text.lines().find(|line| line.split('=').next().map(str::trim) == Some(name));
+            line.expect(name).to_owned()
+        };
+        assert!(value("mode").contains(&format!("= {mode} ")), "{}", value("mode"));
+        assert!(value("listen").contains("127.0.0.1:7002"));
+        assert!(value("data_dir").contains(&format!("data/{mode}/2")));
+    }
+}
+
+/// Starts a node that must not start, and gives its exit code and complaint.
+fn refused(args: &[&str]) -> (i32, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(args)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let patience = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().expect("a status").is_none() {
+        if Instant::now() > patience {
+            child.kill().expect("killed");
+            panic!("{args:?} started, but must be refused");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().expect("output");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A port of the loopback interface that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+/// The flags of a cluster of one node on free ports over `dir`.
+fn single(dir: &Path, extra: &[&str]) -> Vec<String> {
+    let (client, peer) = (free_port(), free_port());
+    let mut args = vec![
+        "serve".to_owned(),
+        format!("--listen=127.0.0.1:{client}"),
+        format!("--peer-listen=127.0.0.1:{peer}"),
+        format!("--data-dir={}", dir.display()),
+    ];
+    if !extra.iter().any(|arg| arg.starts_with("--id")) {
+        args.push("--id=1".to_owned());
+        args.push(format!("--peers=1=127.0.0.1:{peer}"));
+    }
+    args.extend(extra.iter().map(|arg| (*arg).to_owned()));
+    args
+}
+
+/// Starts a node, waits until it is ready, and stops it with SIGKILL.
+fn run_once(dir: &Path, extra: &[&str]) {
+    let args = single(dir, extra);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_quorate"))
+        .args(&args)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let address = args[1].trim_start_matches("--listen=").to_owned();
+    let patience = Instant::now() + Duration::from_secs(60);
+    while quorate(&["health", "--node", &address]).status.code() != Some(0) {
+        assert!(Instant::now() < patience, "the node is not ready after a minute");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let flag = format!("--listen={address}");
+    let args = single(dir.path(), &[]);
+    let args: Vec<&str> = strs(&args)
+        .into_iter()
+        .filter(|arg| !arg.starts_with("--listen"))
+        .chain([&*flag])
+        .collect();
+    let (code, complaint) = refused(&args);
+    assert_eq!(code, 1, "{complaint}");
+    assert!(complaint.contains(&address) && complaint.contains("clients"), "{complaint}");
+    assert!(std::fs::read_dir(dir.path()).expect("listed").next().is_none(), "nothing was made");
+}
+
+#[test]
+fn a_data_directory_of_another_node_mode_engine_or_format_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    run_once(dir.path(), &[]);
+    let refusal = |extra: &[&str]| {
+        let (code, complaint) = refused(&strs(&single(dir.path(), extra)));
+        assert_eq!(code, 1, "{complaint}");
+        complaint
+    };
+    let port = free_port();
+    let peers = format!("--peers=2=127.0.0.1:{port}");
+    let other_node = refusal(&["--id=2", &peers]);
+    assert!(other_node.contains("node 1") && other_node.contains("node 2"), "{other_node}");
+    let other_mode = refusal(&["--mode=leaderless"]);
+    assert!(other_mode.contains("leader mode") || other_mode.contains("mode"), "{other_mode}");
+    let other_engine = refusal(&["--engine=memory"]);
+    assert!(other_engine.contains("engine"), "{other_engine}");
+    let identity = dir.path().join("identity.json");
+    let text = std::fs::read_to_string(&identity).expect("an identity");
+    std::fs::write(
+        &identity,
+        text.replace("\"format\":1", "\"format\":999").replace("\"format\": 1", "\"format\": 999"),
+    )
+    .expect("written");
+    let other_format = refusal(&[]);
+    assert!(other_format.contains("format"), "{other_format}");
+    std::fs::write(&identity, text).expect("restored");
+    run_once(dir.path(), &[]);
+}
+
+#[test]
+fn a_damaged_log_is_refused_naming_file_and_byte() {
+    let dir = tempfile::tempdir().expect("a directory");
+    run_once(dir.path(), &[]);
+    let segment = std::fs::read_dir(dir.path().join("log"))
+        .expect("a log")
+        .map(|entry| entry.expect("an entry").path())
+        .min()
+        .expect("a segment");
+    let mut bytes = std::fs::read(&segment).expect("a segment");
+    // The kind of the first record, just behind the segment's header and the record's length.
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).expect("written");
+    let (code, complaint) = refused(&strs(&single(dir.path(), &[])));
+    assert_eq!(code, 1, "{complaint}");
+    assert!(complaint.contains("damaged") && complaint.contains(".log"), "{complaint}");
+}
