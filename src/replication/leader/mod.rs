@@ -40,6 +40,8 @@ mod list;
 mod pump;
 mod queue;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 pub use self::group::Group;
 

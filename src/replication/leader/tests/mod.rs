@@ -1,0 +1,8 @@
+//! Leader mode against a group and wires whose failures a test chooses, under a paused clock.
+
+mod honesty;
+mod machine;
+mod reads;
+mod wires;
+mod world;
+mod writes;
