@@ -252,3 +252,6 @@ async fn watch_for_silence(runtime: &Runtime, link: &Link, side: &Side) -> Strin
     }
     format!("nothing was heard for {} s", silent_looks * LOOK_EVERY.as_secs() as u32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,7 +123,7 @@ pub struct FaultyTransport {
     from: NodeId,
     plan: FaultPlan,
     runtime: Runtime,
-    lanes: Mutex<BTreeMap<(NodeId, Lane), Arc<Mutex<Held>>>>,
+    lanes: Mutex<BTreeMap<(NodeId, Lane), HeldLane>>,
 }
 
 /// What is held back on a lane, in order.
@@ -135,6 +135,8 @@ struct Held {
     last_due: Option<Instant>,
 }
 
+type HeldLane = Arc<Mutex<Held>>;
+
 struct HeldRequest {
     due: Instant,
     request: Request,
@@ -144,7 +146,7 @@ struct HeldRequest {
 
 impl FaultyTransport {
     /// Wraps `inner`, the transport of node `from`.
-    pub fn new(
+    pub fn wrap(
         inner: SharedTransport,
         from: NodeId,
         plan: FaultPlan,
@@ -184,7 +186,7 @@ impl FaultyTransport {
     }
 }
 
-async fn pass_on_held(runtime: Runtime, inner: SharedTransport, lane: Arc<Mutex<Held>>) {
+async fn pass_on_held(runtime: Runtime, inner: SharedTransport, lane: HeldLane) {
     loop {
         let next = {
             let mut held = lane.lock();

@@ -319,3 +319,6 @@ fn cut(reason: &str) -> &[u8] {
 fn cut_bytes(reason: &[u8]) -> &[u8] {
     &reason[..reason.len().min(MAX_REASON_BYTES)]
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,14 @@
 //! first request.
 //!
 //! **Does not guarantee** that a request is handled because it was sent, or that answers come in
-//! the order of requests: a handler answers when it can.
+//! the order of requests: a handler answers when it can. A call to a peer that is down fails at
+//! once; only where a link is about to be made with good reason to expect that it works (at first,
+//! after a working one broke, when the peer has just dialled this node) do calls wait for it.
+//!
+//! **How it is built.** `frame` turns messages into bytes and back, `link` holds a connection's
+//! queue and the calls that wait, `connection` reads and writes, `handshake` says who is who, and
+//! `mesh` dials, accepts and finds the link for a call. All of that is the same whatever carries
+//! the bytes: [`tcp`], or the simulated wires of [`memory`]. [`fault`] decorates either.
 //!
 //! **Bounds.** A frame has 256 KiB at most, longer messages are split; a message has
 //! [`MAX_MESSAGE_BYTES`] at most; a lane queues [`MAX_QUEUED_BYTES`] at most and refuses more.
@@ -158,6 +165,7 @@ pub struct Inbound {
     pub epoch: Option<Epoch>,
     /// When the caller stops waiting, on this node's clock.
     pub deadline: Instant,
+    /// May share its memory with neighbours on the wire: copy what is kept for long.
     pub body: Bytes,
     pub reply: Reply,
 }
@@ -228,6 +236,7 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends a request and waits for its answer. The request is queued before this returns, so
     /// that calls made one after the other on a lane are handled in that order, also where the
     /// futures are awaited later or concurrently. Dropping the future stops the waiting alone.
+    /// A request whose deadline passes while it still waits to be sent is never sent.
     fn call(&self, request: Request) -> BoxFuture<'static, Result<Bytes, PeerError>>;
 
     /// What is known of a peer's link.

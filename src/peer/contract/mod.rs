@@ -52,9 +52,11 @@ struct Node {
 
 type Behaviour = Box<dyn Fn(Inbound) + Send + Sync>;
 
+type Seen = (NodeId, Service, Option<Epoch>, Bytes);
+
 /// Records what comes in, and does with it as it is told.
 struct Recorder {
-    seen: Mutex<Vec<(NodeId, Service, Option<Epoch>, Bytes)>>,
+    seen: Mutex<Vec<Seen>>,
     behaviour: Behaviour,
 }
 
@@ -93,15 +95,7 @@ impl World {
         let runtime = self.runtime.clone();
         let (transport, tcp): (SharedTransport, _) = match &self.wires {
             Wires::Tcp { addresses } => {
-                let options = TcpOptions {
-                    runtime,
-                    node: id,
-                    listen: addresses[&id].clone(),
-                    peers: addresses.clone(),
-                    greeter: greeter.clone(),
-                    metrics: metrics.clone(),
-                };
-                let tcp = TcpTransport::bind(options).await.expect("the port is free");
+                let tcp = self.bind(id, addresses, &greeter, &metrics).await;
                 tcp.serve(handler.clone());
                 (tcp.clone(), Some(tcp))
             }
@@ -112,10 +106,36 @@ impl World {
             }
         };
         let transport = match &self.plan {
-            Some(plan) => FaultyTransport::new(transport, id, plan.clone(), self.runtime.clone()),
+            Some(plan) => FaultyTransport::wrap(transport, id, plan.clone(), self.runtime.clone()),
             None => transport,
         };
         Node { id, transport, tcp, handler, greeter, metrics }
+    }
+
+    /// Takes the node's port, in a while if another process has it just now.
+    async fn bind(
+        &self,
+        node: NodeId,
+        addresses: &BTreeMap<NodeId, String>,
+        greeter: &Arc<BasicGreeter>,
+        metrics: &Metrics,
+    ) -> Arc<TcpTransport> {
+        let deadline = self.runtime.now() + PATIENCE;
+        loop {
+            let options = TcpOptions {
+                runtime: self.runtime.clone(),
+                node,
+                listen: addresses[&node].clone(),
+                peers: addresses.clone(),
+                greeter: greeter.clone(),
+                metrics: metrics.clone(),
+            };
+            match TcpTransport::bind(options).await {
+                Ok(tcp) => return tcp,
+                Err(error) => assert!(self.runtime.now() < deadline, "{error}"),
+            }
+            self.runtime.sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn stop(&self, node: &Node) {

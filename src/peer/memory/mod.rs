@@ -29,6 +29,8 @@ use crate::types::NodeId;
 use pipe::{Pipe, pipe};
 
 mod pipe;
+#[cfg(test)]
+mod tests;
 
 /// How many connections may wait to be accepted, as with a listening socket.
 const ACCEPT_QUEUE: usize = 64;
