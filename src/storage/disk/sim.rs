@@ -6,8 +6,9 @@
 //! **What a crash does.** Of each file's writes since its last sync a prefix survives; the first one
 //! that does not may be torn: some of its first bytes are there, sometimes with zeros for the rest.
 //! Of the names created, renamed and removed in a directory since its last sync some survive. A
-//! failed sync loses what it should have kept, though reads go on seeing it (as on Linux, where
-//! failed pages are marked clean). The same seed and the same calls give the same losses.
+//! failed sync of a file loses what it should have kept, though reads go on seeing it and later syncs
+//! succeed (as on Linux, where pages that could not be written are marked clean). The same seed and
+//! the same calls give the same losses.
 //!
 //! **What it does not do.** Writes of one file do not overtake each other, and what was synced does
 //! not rot unless [`SimDisk::flip_bit`] says so.
@@ -111,7 +112,7 @@ impl SimDisk {
         self.0.lock().sync_delay = delay;
     }
 
-    /// Makes the next sync, of a file or a directory, fail; what it should have kept is lost.
+    /// Makes the next sync, of a file or a directory, fail. What a file's should have kept is lost.
     pub fn fail_next_sync(&self) {
         self.0.lock().fail_next_sync = true;
     }
@@ -341,12 +342,11 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let state = &mut *self.0.lock();
+        state.begin_sync()?;
         let (synced, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut state.pending_names)
             .into_iter()
             .partition(|change| change.directory() == dir);
         state.pending_names = rest;
-        // Where the sync fails, the changes are in memory alone, and no later sync writes them.
-        state.begin_sync()?;
         for change in synced {
             change.apply(&mut state.durable_names);
         }

@@ -10,7 +10,9 @@
 //! each must begin where the one before it ends.
 //!
 //! What is found is synced before it is replayed: after the death of the process alone, the tail may
-//! be in the operating system's memory only, and whoever takes a record from here relies on it.
+//! be in the operating system's memory only, and whoever takes a record from here relies on it. The
+//! header is written once more for that: where a sync of it failed before, the operating system shows
+//! it, takes it for written, and would never write it again.
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,8 +49,6 @@ pub(super) fn open(options: &LogOptions, replay: &mut Replay<'_>) -> Result<Open
         return Ok(Opened { segments, tail });
     };
     options.disk.sync_dir(&options.dir)?;
-    newest.file.sync()?;
-    options.metrics.log_syncs.inc();
     let mut end = segments.front().map_or(FIRST_BASE, |segment| segment.base);
     for segment in &segments {
         if segment.base != end {
@@ -104,6 +104,8 @@ fn open_newest(
         create_again(segment, used_bytes as usize, file_bytes, options)?;
         return Ok(segment.base);
     }
+    check_header(segment, &mut Reader::new(&*segment.file, used_bytes))?;
+    write_header(&*segment.file, segment.base, &options.metrics)?;
     let scanned = scan(segment, used_bytes, replay)?;
     if scanned < file_bytes {
         tracing::warn!(
@@ -163,8 +165,7 @@ fn used_bytes(file: &dyn DiskFile, file_bytes: u64) -> io::Result<u64> {
 /// that is not whole there, which is `used_bytes` where all are.
 fn scan(segment: &Segment, used_bytes: u64, replay: &mut Replay<'_>) -> Result<u64, LogError> {
     let mut reader = Reader::new(&*segment.file, used_bytes);
-    let Some(header) = reader.array::<HEADER_BYTES>(0)? else { return Ok(0) };
-    codec::check_header(&header, segment.base).map_err(|problem| segment.damaged(0, problem))?;
+    check_header(segment, &mut reader)?;
     let mut offset = HEADER_BYTES as u64;
     loop {
         let damaged = |problem| segment.damaged(offset, problem);
@@ -180,6 +181,15 @@ fn scan(segment: &Segment, used_bytes: u64, replay: &mut Replay<'_>) -> Result<u
             .map_err(|problem| LogError::Replay { position, problem })?;
         offset += head.record_bytes();
     }
+}
+
+fn check_header(segment: &Segment, reader: &mut Reader<'_>) -> Result<(), LogError> {
+    let header = reader.array::<HEADER_BYTES>(0)?;
+    let problem = match header {
+        Some(header) => codec::check_header(&header, segment.base),
+        None => Err("the segment header is cut short".to_owned()),
+    };
+    problem.map_err(|problem| segment.damaged(0, problem))
 }
 
 /// The position of a record at this offset of a segment's file, at or after the header.
