@@ -187,7 +187,7 @@ fn run(seed: u64, steps: Vec<Step>) -> Vec<(String, Option<Vec<u8>>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn acknowledged_records_survive_whatever_happens(seed in any::<u64>(), steps in steps()) {
