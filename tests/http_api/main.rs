@@ -1,0 +1,16 @@
+//! The HTTP API and the client, whole, over a replicator that lives in memory and fails on demand.
+
+#![cfg(test)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod batch;
+mod client;
+mod errors;
+mod fake;
+mod kv;
+mod limits;
+mod list;
+mod nonsense;
+mod sockets;
+mod status;
+mod world;
