@@ -22,8 +22,8 @@ const SESSION: u8 = b's';
 /// Family and partition, before the key of a user row.
 const DATA_HEAD_BYTES: usize = 2;
 
-/// Rows of one partition that a merge reads ahead at most: enough to make scans rare on a long
-/// page, few enough that 256 partitions stay small.
+/// Keys of one partition that a merge reads ahead at most: enough to make scans rare on a long
+/// page, few enough that those of 256 partitions stay small.
 const MAX_CHUNK_ROWS: usize = 64;
 
 /// The row of a user key: family `d`, partition, key.
@@ -144,46 +144,68 @@ fn just_after(row: &[u8]) -> Bytes {
 /// Up to `limit` user rows that begin with `prefix`, from `from`, over all partitions merged in key
 /// order. Values are encoded records, tombstones included. Fewer than `limit` mean the end.
 ///
-/// Costs a scan of two rows for each partition, and few more where keys spread evenly. Rows that
-/// change while the page is read may show before or after their change.
+/// Costs a scan of two keys for each partition, few more where keys spread evenly, and a read of
+/// each row of the page: no value is read that is not in the page. Rows that change while the page
+/// is read may show before or after their change.
 pub fn page(
     table: &dyn Table,
     prefix: &str,
     from: &Bound,
     limit: usize,
 ) -> Result<Vec<(Key, Bytes)>, TableError> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    // A partition's even share of the page, and one more so that most never need a second scan.
-    let chunk_rows = (limit.div_ceil(PARTITIONS) + 1).min(limit);
-    let mut cursors = Vec::with_capacity(PARTITIONS);
-    let mut heads = BinaryHeap::with_capacity(PARTITIONS);
-    for partition in Partition::all() {
-        let mut cursor = Cursor::new(partition, prefix, from, chunk_rows);
-        if let Some((row, value)) = cursor.next(table)? {
-            heads.push(Reverse(Head { row, value, cursor: cursors.len() }));
-            cursors.push(cursor);
-        }
-    }
-    let mut rows = Vec::with_capacity(limit.min(MAX_CHUNK_ROWS * PARTITIONS));
-    while let Some(Reverse(head)) = heads.pop() {
-        let key = Key::from_stored(head.key())
-            .map_err(|error| TableError::Damaged(format!("row {:?}: {error}", head.row)))?;
-        rows.push((key, head.value));
-        if rows.len() == limit {
-            break;
-        }
-        if let Some((row, value)) = cursors[head.cursor].next(table)? {
-            heads.push(Reverse(Head { row, value, cursor: head.cursor }));
-        }
+    let mut merge = Merge::new(table, prefix, from, limit)?;
+    let mut rows = Vec::new();
+    while rows.len() < limit {
+        let Some(row) = merge.next()? else { break };
+        // A row that was removed since its key was read is no row.
+        let Some(value) = table.get(&row)? else { continue };
+        let (_, key) = parse_data_row(&row)
+            .ok_or_else(|| TableError::Damaged(format!("{row:?} is not the row of a key")))?;
+        rows.push((key, value));
     }
     Ok(rows)
 }
 
+/// The rows of all partitions, in the order of their keys.
+struct Merge<'a> {
+    table: &'a dyn Table,
+    /// Of partitions that have rows, the next row and where its successors come from.
+    heads: BinaryHeap<Reverse<Head>>,
+}
+
+impl<'a> Merge<'a> {
+    fn new(
+        table: &'a dyn Table,
+        prefix: &str,
+        from: &Bound,
+        limit: usize,
+    ) -> Result<Merge<'a>, TableError> {
+        // A partition's even share of the page, and one more so that most never need a second scan.
+        let chunk_rows = (limit.div_ceil(PARTITIONS) + 1).min(limit.max(1)).min(MAX_CHUNK_ROWS);
+        let mut merge = Merge { table, heads: BinaryHeap::with_capacity(PARTITIONS) };
+        for partition in Partition::all() {
+            merge.push(Cursor::new(partition, prefix, from, chunk_rows))?;
+        }
+        Ok(merge)
+    }
+
+    fn next(&mut self) -> Result<Option<Bytes>, TableError> {
+        let Some(Reverse(head)) = self.heads.pop() else { return Ok(None) };
+        self.push(head.cursor)?;
+        Ok(Some(head.row))
+    }
+
+    fn push(&mut self, mut cursor: Cursor) -> Result<(), TableError> {
+        if let Some(row) = cursor.next(self.table)? {
+            self.heads.push(Reverse(Head { row, cursor }));
+        }
+        Ok(())
+    }
+}
+
 /// The rows of one partition, read a chunk at a time.
 struct Cursor {
-    chunk: vec::IntoIter<(Bytes, Bytes)>,
+    chunk: vec::IntoIter<Bytes>,
     from: Bytes,
     to: Bytes,
     chunk_rows: usize,
@@ -198,16 +220,16 @@ impl Cursor {
         Cursor { chunk: Vec::new().into_iter(), from, to, chunk_rows, at_end }
     }
 
-    fn next(&mut self, table: &dyn Table) -> Result<Option<(Bytes, Bytes)>, TableError> {
+    fn next(&mut self, table: &dyn Table) -> Result<Option<Bytes>, TableError> {
         if let Some(row) = self.chunk.next() {
             return Ok(Some(row));
         }
         if self.at_end {
             return Ok(None);
         }
-        let rows = table.scan(&self.from, &self.to, self.chunk_rows)?;
+        let rows = table.scan_keys(&self.from, &self.to, self.chunk_rows)?;
         self.at_end = rows.len() < self.chunk_rows;
-        if let Some((last, _)) = rows.last() {
+        if let Some(last) = rows.last() {
             self.from = just_after(last);
         }
         // A partition that needs more than its share is likely to need much more.
@@ -217,11 +239,10 @@ impl Cursor {
     }
 }
 
-/// The next row of a partition; ordered by key alone.
+/// The next row of a partition; ordered by its key alone.
 struct Head {
     row: Bytes,
-    value: Bytes,
-    cursor: usize,
+    cursor: Cursor,
 }
 
 impl Head {

@@ -4,7 +4,7 @@
 //! for tests. It promises exactly what [`Table`] promises, over whatever [`Disk`] it is given. A
 //! checkpoint costs as much as the table is large, and so does a view: not an engine for big data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +28,9 @@ pub struct MemoryTable {
     rows: RwLock<Rows>,
     disk: Arc<dyn Disk>,
     path: String,
-    /// One checkpoint at a time: two would write the same temporary file.
-    checkpointing: Mutex<()>,
+    /// One checkpoint at a time: two would write the same temporary file. Holds why the last one
+    /// failed: after a failed sync nothing is known, and none is tried again.
+    checkpointing: Mutex<Option<TableError>>,
     /// The number of the view taken last; an older one has ended.
     last_view: Arc<AtomicU64>,
 }
@@ -46,7 +47,7 @@ impl MemoryTable {
             rows: RwLock::new(rows),
             disk,
             path: path.to_owned(),
-            checkpointing: Mutex::new(()),
+            checkpointing: Mutex::new(None),
             last_view: Arc::new(AtomicU64::new(0)),
         })
     }
@@ -63,13 +64,14 @@ impl Table for MemoryTable {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        // `BTreeMap::range` panics where the bounds are the wrong way round.
-        if from >= to {
-            return Ok(Vec::new());
-        }
         let rows = self.rows.read();
-        let range = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        Ok(range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        let range = range(&rows, from, to).take(limit);
+        Ok(range.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError> {
+        let rows = self.rows.read();
+        Ok(range(&rows, from, to).take(limit).map(|(key, _)| key.clone()).collect())
     }
 
     fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
@@ -84,9 +86,14 @@ impl Table for MemoryTable {
     }
 
     fn checkpoint(&self) -> Result<(), TableError> {
-        let _one_at_a_time = self.checkpointing.lock();
+        let mut failed = self.checkpointing.lock();
+        if let Some(error) = &*failed {
+            return Err(error.clone());
+        }
         let bytes = write_checkpoint(&self.rows.read());
-        Ok(replace_file(&*self.disk, &self.path, &bytes)?)
+        let done = replace_file(&*self.disk, &self.path, &bytes).map_err(TableError::from);
+        *failed = done.clone().err();
+        done
     }
 
     fn view(&self) -> Result<Box<dyn TableView>, TableError> {
@@ -95,6 +102,11 @@ impl Table for MemoryTable {
         let last_view = self.last_view.clone();
         Ok(Box::new(MemoryView { rows: rows.clone(), number, last_view }))
     }
+}
+
+fn range<'a>(rows: &'a Rows, from: &[u8], to: &[u8]) -> btree_map::Range<'a, Bytes, Bytes> {
+    // `BTreeMap::range` panics where the bounds are the wrong way round.
+    rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to.max(from))))
 }
 
 /// A copy of the map; the rows themselves are shared.

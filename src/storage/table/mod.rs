@@ -69,6 +69,9 @@ pub trait Table: Send + Sync + 'static {
     fn scan(&self, from: &[u8], to: &[u8], limit: usize)
     -> Result<Vec<(Bytes, Bytes)>, TableError>;
 
+    /// The keys alone of what [`Table::scan`] gives: costs no copy of values, however big.
+    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError>;
+
     /// Applies a batch.
     fn apply(&self, batch: TableBatch) -> Result<(), TableError>;
 
@@ -91,11 +94,7 @@ pub trait TableView: Send {
 mod contract;
 mod memory;
 mod overlay;
-#[cfg(test)]
-mod plain_disk;
 mod sled;
 
 pub use self::memory::MemoryTable;
-#[cfg(test)]
-pub use self::plain_disk::PlainDisk;
 pub use self::sled::SledTable;

@@ -6,7 +6,7 @@
 //!   row, and writes into it at the end how far the log must reach. Recovery stops before a manifest
 //!   whose log does not reach that far, so a batch comes back whole or not at all, and all before it.
 //! - **Flush.** On Linux, `flush` writes with `sync_file_range`, which neither flushes the device's
-//!   cache nor the file's metadata; values too large for a log segment lie in files of their own
+//!   cache nor the file's metadata; pages too large for a log segment lie in files of their own
 //!   (`blobs/`) that it does not sync at all. [`Table::checkpoint`] therefore syncs every file and
 //!   directory by itself.
 //! - **Never `flush_async`**: it waits in the thread pool for writes that need the same pool.
@@ -16,8 +16,10 @@
 //!
 //! **Not guaranteed.** A crash of the process keeps the contract of [`Table`] in full. A power cut
 //! keeps it as far as the device keeps the order of writes between two checkpoints: sled issues no
-//! barriers of its own, and skips silently over a large value whose file did not reach the disk.
+//! barriers of its own, and skips silently over a page whose own file did not reach the disk.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
@@ -37,6 +39,8 @@ use super::{Table, TableBatch, TableError, TableView};
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+const SEGMENT_BYTES: usize = 2 << 20;
+
 /// sled as a table.
 pub struct SledTable {
     inner: Arc<Inner>,
@@ -52,8 +56,17 @@ pub(super) struct Inner {
     /// sled's data file, opened again at once after sled did, so that no failed write-back of it
     /// goes unreported to our syncs.
     data_file: File,
-    /// One checkpoint at a time; holds why the last one failed, after which none is tried again.
-    checkpointing: Mutex<Option<TableError>>,
+    /// One checkpoint at a time.
+    checkpoints: Mutex<Checkpoints>,
+}
+
+#[derive(Default)]
+struct Checkpoints {
+    /// Why the last one failed: after a failed sync nothing is known, and none is tried again.
+    failed: Option<TableError>,
+    /// Names of page files that an earlier checkpoint synced. sled never writes to one again, and
+    /// never uses its name again while it is open.
+    synced: BTreeSet<OsString>,
 }
 
 impl SledTable {
@@ -68,7 +81,7 @@ impl SledTable {
             overlay_bytes,
             dir: dir.to_owned(),
             data_file,
-            checkpointing: Mutex::new(None),
+            checkpoints: Mutex::default(),
         };
         Ok(SledTable { inner: Arc::new(inner) })
     }
@@ -79,6 +92,11 @@ fn config(dir: &Path, cache_bytes: u64) -> sled::Config {
     sled::Config::new()
         .path(dir)
         .cache_capacity(cache_bytes)
+        // A page of up to 17 rows that does not fit a quarter of a segment becomes a file of its own,
+        // which costs a sync at the next checkpoint and is the weak spot in a power cut. sled's own
+        // 512 KiB puts rows of 8 KiB into files; with 2 MiB they start near 30 KiB. It is written
+        // into the data directory at the first start and cannot change after.
+        .segment_size(SEGMENT_BYTES)
         // No background flush: the commit log is the truth, and a checkpoint says when to sync.
         .flush_every_ms(None)
         // 0.34.7 does not look at the mode; should a later patch do, speed is what we would choose.
@@ -96,15 +114,22 @@ fn open_unlocked(config: &sled::Config) -> Result<sled::Db, TableError> {
     loop {
         // sled asserts some of what it reads; a damaged file must refuse to open, not end the node.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| TableError::Damaged("sled could not read its files".to_owned()))?;
+            .map_err(|_| damaged(config, "sled could not read its files"))?;
         match opened {
             Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
                 tries += 1;
                 pause();
             }
+            Err(error @ sled::Error::Corruption { .. }) => {
+                return Err(damaged(config, &error.to_string()));
+            }
             opened => return Ok(opened?),
         }
     }
+}
+
+fn damaged(config: &sled::Config, what: &str) -> TableError {
+    TableError::Damaged(format!("{}: {what}", config.get_path().display()))
 }
 
 fn is_locked(error: &sled::Error) -> bool {
@@ -138,16 +163,17 @@ impl Table for SledTable {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        if from >= to {
-            return Ok(Vec::new());
-        }
         let mut rows = Vec::new();
-        let range = (Bound::Included(from), Bound::Excluded(to));
-        for row in self.inner.db.range::<&[u8], _>(range).take(limit) {
+        for row in self.inner.range(from, to).take(limit) {
             let (key, value) = row?;
             rows.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
         }
         Ok(rows)
+    }
+
+    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError> {
+        let keys = self.inner.range(from, to).take(limit);
+        keys.map(|row| Ok(Bytes::copy_from_slice(&row?.0))).collect()
     }
 
     fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
@@ -166,12 +192,12 @@ impl Table for SledTable {
     }
 
     fn checkpoint(&self) -> Result<(), TableError> {
-        let mut failed = self.inner.checkpointing.lock();
-        if let Some(error) = &*failed {
+        let mut checkpoints = self.inner.checkpoints.lock();
+        if let Some(error) = &checkpoints.failed {
             return Err(error.clone());
         }
-        let done = self.inner.checkpoint();
-        *failed = done.clone().err();
+        let done = self.inner.checkpoint(&mut checkpoints.synced);
+        checkpoints.failed = done.clone().err();
         done
     }
 
@@ -184,31 +210,52 @@ impl Table for SledTable {
 }
 
 impl Inner {
-    fn checkpoint(&self) -> Result<(), TableError> {
+    /// Bounds the wrong way round hold nothing; sled is not asked what it makes of them.
+    fn range(&self, from: &[u8], to: &[u8]) -> sled::Iter {
+        self.db.range::<&[u8], _>((Bound::Included(from), Bound::Excluded(to.max(from))))
+    }
+
+    fn checkpoint(&self, synced: &mut BTreeSet<OsString>) -> Result<(), TableError> {
+        // While no batch is being applied, every page file there is is complete.
+        let page_files = {
+            let _no_apply = self.views.lock();
+            files_in(&self.dir.join("blobs"))?
+        };
+        // The log refers to them, so that they go first.
+        for name in page_files.difference(synced) {
+            sync_file(&self.dir.join("blobs").join(name))?;
+        }
+        File::open(self.dir.join("blobs"))?.sync_all()?;
         self.db.flush()?;
         self.data_file.sync_all()?;
-        sync_tree(&self.dir)?;
+        for name in files_in(&self.dir)?.iter().filter(|name| *name != "db") {
+            sync_file(&self.dir.join(name))?;
+        }
+        File::open(&self.dir)?.sync_all()?;
         // The table's own name, in the directory above it.
         let parent = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+        *synced = page_files;
         Ok(())
     }
 }
 
-/// Syncs every file under `dir`, and then the names in it. sled may remove files meanwhile, which
-/// it does only once nothing needs them.
-fn sync_tree(dir: &Path) -> io::Result<()> {
+fn files_in(dir: &Path) -> io::Result<BTreeSet<OsString>> {
+    let mut names = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_tree(&entry.path())?;
-            continue;
-        }
-        match File::open(entry.path()) {
-            Ok(file) => file.sync_all()?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if entry.file_type()?.is_file() {
+            names.insert(entry.file_name());
         }
     }
-    File::open(dir)?.sync_all()
+    Ok(names)
+}
+
+/// Syncs a file, unless sled removed it meanwhile, which it does only once nothing needs it.
+fn sync_file(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(file) => file.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
