@@ -4,7 +4,7 @@
 //! for tests. It promises exactly what [`Table`] promises, over whatever [`Disk`] it is given. A
 //! checkpoint costs as much as the table is large, and so does a view: not an engine for big data.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,13 +65,10 @@ impl Table for MemoryTable {
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
         let rows = self.rows.read();
-        let range = range(&rows, from, to).take(limit);
-        Ok(range.map(|(key, value)| (key.clone(), value.clone())).collect())
-    }
-
-    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError> {
-        let rows = self.rows.read();
-        Ok(range(&rows, from, to).take(limit).map(|(key, _)| key.clone()).collect())
+        // `BTreeMap::range` panics where the bounds are the wrong way round.
+        let range = (Bound::Included(from), Bound::Excluded(to.max(from)));
+        let rows = rows.range::<[u8], _>(range).take(limit);
+        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
@@ -102,11 +99,6 @@ impl Table for MemoryTable {
         let last_view = self.last_view.clone();
         Ok(Box::new(MemoryView { rows: rows.clone(), number, last_view }))
     }
-}
-
-fn range<'a>(rows: &'a Rows, from: &[u8], to: &[u8]) -> btree_map::Range<'a, Bytes, Bytes> {
-    // `BTreeMap::range` panics where the bounds are the wrong way round.
-    rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to.max(from))))
 }
 
 /// A copy of the map; the rows themselves are shared.

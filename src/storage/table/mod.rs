@@ -69,8 +69,11 @@ pub trait Table: Send + Sync + 'static {
     fn scan(&self, from: &[u8], to: &[u8], limit: usize)
     -> Result<Vec<(Bytes, Bytes)>, TableError>;
 
-    /// The keys alone of what [`Table::scan`] gives: costs no copy of values, however big.
-    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError>;
+    /// The keys alone of what [`Table::scan`] gives. An engine whose scan copies values does
+    /// without the copies here.
+    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError> {
+        Ok(self.scan(from, to, limit)?.into_iter().map(|(key, _)| key).collect())
+    }
 
     /// Applies a batch.
     fn apply(&self, batch: TableBatch) -> Result<(), TableError>;
