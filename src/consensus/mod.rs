@@ -14,14 +14,34 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod apply;
+mod codec;
+mod group;
+mod inbound;
+mod log_index;
+mod log_reader;
+mod log_store;
+mod messages;
+mod network;
+mod raft_types;
+mod runtime;
+mod sessions;
+mod settings;
+mod snapshot;
+mod snapshot_receiver;
+mod snapshot_sender;
+mod state_machine;
+#[cfg(test)]
+mod tests;
+
+pub use group::Consensus;
+
 use crate::config::LeaderSettings;
-use crate::error::StartError;
-use crate::peer::{Inbound, SharedTransport};
-use crate::runtime::{Instant, Runtime};
+use crate::peer::SharedTransport;
+use crate::runtime::Runtime;
 use crate::storage::disk::Disk;
 use crate::storage::log::{CommitLog, ReplayedRecord};
 use crate::storage::table::Table;
@@ -148,6 +168,9 @@ pub struct ConsensusOptions {
     pub log_cache_bytes: u64,
     pub recovered: RaftReplay,
     pub table: Arc<dyn Table>,
+    /// Whether the user rows of the table are the group's: true in leader mode. In leaderless mode
+    /// they belong to the replica; snapshots then hold no rows, and installing one leaves them.
+    pub orders_data: bool,
     /// For snapshots that are being received.
     pub disk: Arc<dyn Disk>,
     pub transport: SharedTransport,
@@ -156,77 +179,13 @@ pub struct ConsensusOptions {
 
 /// Takes the group's records while the commit log is opened.
 #[derive(Default)]
-pub struct RaftReplay {}
+pub struct RaftReplay {
+    index: log_index::LogIndex,
+}
 
 impl RaftReplay {
     /// Takes a record of one of the Raft kinds; others are ignored.
-    pub fn take(&mut self, _record: ReplayedRecord<'_>) -> Result<(), String> {
-        todo!()
-    }
-}
-
-/// The Raft group on this node. Share it in an `Arc`.
-pub struct Consensus {}
-
-impl Consensus {
-    /// Starts the group; returns once it runs, not once it has a leader.
-    pub async fn start(_options: ConsensusOptions) -> Result<Consensus, StartError> {
-        todo!()
-    }
-
-    /// Proposes a command. Only the leader can; does not wait longer than `deadline`.
-    pub async fn propose(
-        &self,
-        _command: Command,
-        _deadline: Instant,
-    ) -> Result<Applied, ProposeError> {
-        todo!()
-    }
-
-    /// Confirms with a majority that this node leads, and gives the index that a linearizable read
-    /// asked for before this call must wait for. One round a call: callers share it.
-    pub async fn read_index(&self, _deadline: Instant) -> Result<u64, ReadIndexError> {
-        todo!()
-    }
-
-    /// Waits until the entry at `index` is applied here; false where it was not by `deadline`.
-    pub async fn wait_applied(&self, _index: u64, _deadline: Instant) -> bool {
-        todo!()
-    }
-
-    /// Who leads, as far as this node knows.
-    pub fn leader(&self) -> Option<NodeId> {
-        todo!()
-    }
-
-    /// Waits until the leader is another than `than`, or until `deadline`; gives who leads then.
-    pub async fn leader_change(&self, _than: Option<NodeId>, _deadline: Instant) -> Option<NodeId> {
-        todo!()
-    }
-
-    /// The group as this node sees it.
-    pub fn status(&self) -> ConsensusStatus {
-        todo!()
-    }
-
-    /// Takes a peer's request of one of the Raft services. Must not block.
-    pub fn handle(&self, _inbound: Inbound) {
-        todo!()
-    }
-
-    /// Makes the table durable, lets the group forget entries behind it (all but `keep_entries`),
-    /// and releases the log that it needs no more.
-    pub async fn compact(&self, _timeout: Duration) -> Result<(), String> {
-        todo!()
-    }
-
-    /// Waits until the group has stopped for good by itself (a storage failure), and says why.
-    pub async fn stopped(&self) -> String {
-        todo!()
-    }
-
-    /// Stops the group.
-    pub async fn shutdown(&self) {
-        todo!()
+    pub fn take(&mut self, record: ReplayedRecord<'_>) -> Result<(), String> {
+        self.index.replay(record)
     }
 }

@@ -1,0 +1,195 @@
+//! Applying entries: what the log says, turned into one batch of rows.
+//!
+//! **Guarantees.** The outcome depends on the entries and the table alone, so it is the same on
+//! every node. Within a batch a later entry sees what an earlier one did. Versions strictly rise in
+//! log order. The rows, the sessions and the applied position change in one atomic batch.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+
+use bytes::Bytes;
+use openraft::EntryPayload;
+use serde::{Deserialize, Serialize};
+
+use super::codec;
+use super::raft_types::{Entry, LogId, StoredMembership};
+use super::sessions::{Origin, Verdict};
+use super::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
+use crate::storage::table::{Table, TableBatch};
+use crate::storage::{encoding, rows};
+use crate::telemetry::Metrics;
+use crate::types::{ClusterId, NodeId, Version, Write};
+
+/// Sessions read at once when the state is loaded.
+const SESSIONS_A_SCAN: usize = 64;
+
+/// The row that says what was applied.
+pub(super) const GROUP_ROW: &str = "raft.group";
+
+/// What the state machine knows beside the rows; itself a row, changed with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GroupState {
+    pub(super) applied: Option<LogId>,
+    pub(super) membership: StoredMembership,
+    /// The clock reading of the last version given.
+    pub(super) last_time: u64,
+    pub(super) cluster: Option<ClusterId>,
+}
+
+/// All of the state machine's state that is in memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MachineState {
+    pub(super) group: GroupState,
+    pub(super) sessions: BTreeMap<NodeId, Origin>,
+}
+
+impl MachineState {
+    /// Reads the state back from the table.
+    pub(super) fn load(table: &dyn Table) -> io::Result<MachineState> {
+        let group = match table.get(&rows::meta_row(GROUP_ROW)).map_err(io::Error::other)? {
+            Some(row) => codec::decode("the applied position in the table", &row)?,
+            None => GroupState::default(),
+        };
+        let (mut from, to) = rows::session_range();
+        let mut sessions = BTreeMap::new();
+        loop {
+            let page = table.scan(&from, &to, SESSIONS_A_SCAN).map_err(io::Error::other)?;
+            let Some((last, _)) = page.last() else { break };
+            // The first key after `last`.
+            from = [last, &[0_u8][..]].concat().into();
+            for (row, value) in page {
+                let origin = rows::parse_session_row(&row)
+                    .ok_or_else(|| codec::invalid("a session row", format!("{row:?}")))?;
+                sessions.insert(NodeId(origin), codec::decode("a session in the table", &value)?);
+            }
+        }
+        Ok(MachineState { group, sessions })
+    }
+}
+
+/// Entries being applied: their effects, until they become one batch of the table.
+pub(super) struct Applying<'a> {
+    state: &'a mut MachineState,
+    table: &'a dyn Table,
+    metrics: &'a Metrics,
+    batch: TableBatch,
+    /// What the rows changed so far now hold: the version of their value, if they hold one.
+    changed: HashMap<Bytes, Option<Version>>,
+    touched: BTreeSet<NodeId>,
+}
+
+impl<'a> Applying<'a> {
+    /// Starts a batch. Where it fails, neither the table nor `state` may be used any more.
+    pub(super) fn new(
+        state: &'a mut MachineState,
+        table: &'a dyn Table,
+        metrics: &'a Metrics,
+    ) -> Applying<'a> {
+        Applying {
+            state,
+            table,
+            metrics,
+            batch: TableBatch::default(),
+            changed: HashMap::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Applies an entry.
+    pub(super) fn entry(&mut self, entry: &Entry) -> io::Result<Applied> {
+        let applied = match &entry.payload {
+            EntryPayload::Blank => Applied::Nothing,
+            EntryPayload::Membership(membership) => {
+                self.state.group.membership =
+                    StoredMembership::new(Some(entry.log_id), membership.clone());
+                Applied::Nothing
+            }
+            EntryPayload::Normal(proposal) => {
+                let command = proposal.decode().map_err(|e| codec::invalid("a log entry", e))?;
+                self.command(command)?
+            }
+        };
+        self.state.group.applied = Some(entry.log_id);
+        Ok(applied)
+    }
+
+    /// Applies all rows at once, the sessions and the position with them.
+    pub(super) fn commit(mut self) -> io::Result<()> {
+        for origin in &self.touched {
+            if let Some(session) = self.state.sessions.get(origin) {
+                self.batch.put(rows::session_row(origin.0), codec::encode(session)?);
+            }
+        }
+        self.batch.put(rows::meta_row(GROUP_ROW), codec::encode(&self.state.group)?);
+        self.table.apply(self.batch).map_err(io::Error::other)
+    }
+
+    fn command(&mut self, command: Command) -> io::Result<Applied> {
+        match command {
+            Command::Control(Control::MintCluster { cluster }) => {
+                self.state.group.cluster.get_or_insert(cluster);
+                Ok(Applied::Nothing)
+            }
+            Command::Data(submissions) => {
+                let results = submissions.into_iter().map(|submission| self.submission(submission));
+                Ok(Applied::Data(results.collect::<io::Result<_>>()?))
+            }
+        }
+    }
+
+    fn submission(&mut self, submission: Submission) -> io::Result<SubmissionResult> {
+        let session = submission.session;
+        self.touched.insert(session.origin);
+        match self.state.sessions.entry(session.origin).or_default().admit(session) {
+            Verdict::Settled => {
+                self.metrics.writes_deduplicated.inc_by(submission.writes.len() as u64);
+                return Ok(SubmissionResult::Settled);
+            }
+            Verdict::Known(results) => {
+                self.metrics.writes_deduplicated.inc_by(submission.writes.len() as u64);
+                return Ok(SubmissionResult::Applied(results));
+            }
+            Verdict::Fresh => {}
+        }
+        let mut results = Vec::with_capacity(submission.writes.len());
+        for write in submission.writes {
+            results.push(self.write(write, submission.proposed_time, session.origin)?);
+        }
+        if let Some(origin) = self.state.sessions.get_mut(&session.origin) {
+            origin.keep(session.sequence, results.clone());
+        }
+        Ok(SubmissionResult::Applied(results))
+    }
+
+    fn write(
+        &mut self,
+        write: Write,
+        proposed_time: u64,
+        origin: NodeId,
+    ) -> io::Result<WriteResult> {
+        let row = rows::data_row(&write.key);
+        if let Some(condition) = write.condition {
+            let current = self.current(&row)?;
+            if !condition.holds(current) {
+                return Ok(WriteResult::PreconditionFailed { current });
+            }
+        }
+        let time = self.state.group.last_time.saturating_add(1).max(proposed_time);
+        self.state.group.last_time = time;
+        let version = Version::new(time, origin);
+        let record = write.change.into_record(version);
+        self.changed.insert(row.clone(), (!record.is_tombstone()).then_some(version));
+        self.batch.put(row, encoding::encode(&record));
+        Ok(WriteResult::Written { version })
+    }
+
+    /// The version of the value at a row, this batch's changes counted.
+    fn current(&self, row: &Bytes) -> io::Result<Option<Version>> {
+        if let Some(changed) = self.changed.get(row) {
+            return Ok(*changed);
+        }
+        let Some(bytes) = self.table.get(row).map_err(io::Error::other)? else { return Ok(None) };
+        let (version, tombstone) = encoding::peek(&bytes).map_err(io::Error::other)?;
+        Ok((!tombstone).then_some(version))
+    }
+}

@@ -1,0 +1,354 @@
+//! The group's handle: proposing, confirming reads, watching, compacting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::FutureExt;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{
+    ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError,
+    RaftError,
+};
+use openraft::{BasicNode, LinearizerOption, ReadPolicy, ServerState};
+use tokio::sync::watch;
+
+use super::inbound::Inbox;
+use super::log_store::LogStore;
+use super::network::Network;
+use super::raft_types::{Proposal, Raft, TypeConfig};
+use super::state_machine::{Machine, MachineOptions, StateMachine};
+use super::{
+    Applied, Command, ConsensusOptions, ConsensusStatus, Control, ProposeError, ReadIndexError,
+    settings,
+};
+use crate::error::StartError;
+use crate::peer::{Inbound, MAX_MESSAGE_BYTES};
+use crate::runtime::{Instant, Runtime, Task};
+use crate::telemetry::Metrics;
+use crate::types::{ClusterId, NodeId};
+
+/// The longest command, in bytes: with its head it must fit a message.
+const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
+
+/// How often a leader without a cluster id tries to mint one, and the time a try may take.
+const MINT_INTERVAL: Duration = Duration::from_millis(50);
+const MINT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The Raft group on this node. Share it in an `Arc`.
+pub struct Consensus {
+    runtime: Runtime,
+    node: NodeId,
+    raft: Raft,
+    machine: Arc<Machine>,
+    log: LogStore,
+    inbox: Inbox,
+    metrics: Metrics,
+    leader: watch::Receiver<Option<NodeId>>,
+    /// Set once the group has stopped, and why.
+    stopped: watch::Receiver<Option<String>>,
+    tasks: Vec<Task<()>>,
+}
+
+impl Consensus {
+    /// Starts the group; returns once it runs, not once it has a leader.
+    pub async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
+        // In a task of the node, so that openraft's own tasks belong to it too.
+        let runtime = options.runtime.clone();
+        let started = runtime.spawn(start(options)).await;
+        started.unwrap_or_else(|error| Err(StartError::Other(format!("the start broke: {error}"))))
+    }
+
+    /// Proposes a command. Only the leader can; does not wait longer than `deadline`.
+    pub async fn propose(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Applied, ProposeError> {
+        let refuse = |reason: String| ProposeError::NotAppended { leader: self.leader(), reason };
+        let proposal = Proposal::encode(&command).map_err(|error| refuse(error.to_string()))?;
+        if proposal.0.len() > MAX_COMMAND_BYTES {
+            let len = proposal.0.len();
+            return Err(refuse(format!("{len} bytes, at most {MAX_COMMAND_BYTES} are allowed")));
+        }
+        if self.runtime.now() >= deadline {
+            return Err(refuse("the deadline has passed".to_owned()));
+        }
+        propose(&self.runtime, &self.raft, proposal, deadline).await
+    }
+
+    /// Confirms with a majority that this node leads, and gives the index that a linearizable read
+    /// asked for before this call must wait for. One round a call: callers share it.
+    pub async fn read_index(&self, deadline: Instant) -> Result<u64, ReadIndexError> {
+        let wait = deadline.saturating_duration_since(self.runtime.now());
+        let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(wait);
+        let confirmed = self.raft.get_read_linearizer(option);
+        let confirmed = match self.runtime.deadline(deadline, confirmed).await {
+            Some(confirmed) => confirmed,
+            None => {
+                let reason = "no majority answered in time".to_owned();
+                return Err(ReadIndexError { leader: self.leader(), reason });
+            }
+        };
+        self.metrics.read_index_rounds.inc();
+        match confirmed {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(ReadIndexError { leader: forward.leader_id, reason: why(&forward) })
+            }
+            Err(error) => {
+                Err(ReadIndexError { leader: self.leader(), reason: error.to_string() })
+            }
+        }
+    }
+
+    /// Waits until the entry at `index` is applied here; false where it was not by `deadline`.
+    pub async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
+        let mut applied = self.machine.watch_applied();
+        if *applied.borrow_and_update() >= index {
+            return true;
+        }
+        let reached = async { applied.wait_for(|applied| *applied >= index).await.is_ok() };
+        self.runtime.deadline(deadline, reached).await.unwrap_or(false)
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        *self.leader.borrow()
+    }
+
+    /// Waits until the leader is another than `than`, or until `deadline`; gives who leads then.
+    pub async fn leader_change(&self, than: Option<NodeId>, deadline: Instant) -> Option<NodeId> {
+        let mut leader = self.leader.clone();
+        let changed = async { leader.wait_for(|leader| *leader != than).await.is_ok() };
+        // Either way, what is known now is the answer.
+        let _ = self.runtime.deadline(deadline, changed).await;
+        self.leader()
+    }
+
+    /// The group as this node sees it.
+    pub fn status(&self) -> ConsensusStatus {
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        ConsensusStatus {
+            leader: self.leader(),
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: self.machine.applied().map_or(0, |applied| applied.index),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            cluster: self.machine.cluster(),
+            installing: self.machine.is_installing(),
+            stopped: self.stopped.borrow().clone(),
+        }
+    }
+
+    /// Takes a peer's request of one of the Raft services. Must not block.
+    pub fn handle(&self, inbound: Inbound) {
+        self.inbox.handle(inbound);
+    }
+
+    /// Makes the table durable, lets the group forget entries behind it (all but `keep_entries`),
+    /// and releases the log that it needs no more.
+    pub async fn compact(&self, timeout: Duration) -> Result<(), String> {
+        let deadline = self.runtime.now() + timeout;
+        self.runtime
+            .deadline(deadline, self.compact_now())
+            .await
+            .unwrap_or_else(|| Err(format!("no checkpoint within {} ms", timeout.as_millis())))
+    }
+
+    async fn compact_now(&self) -> Result<(), String> {
+        let wanted = self.machine.applied();
+        let mut checkpoint = self.machine.watch_checkpoint();
+        let covers = |log_id| log_id >= wanted;
+        if checkpoint.borrow_and_update().as_ref().is_some_and(|it| covers(it.last_log_id)) {
+            // Nothing new for the group, but others use the table too.
+            self.machine.take_checkpoint().await.map_err(|error| error.to_string())?;
+        } else {
+            // openraft ignores the request while it takes one already, which may be too early.
+            while checkpoint.borrow_and_update().as_ref().is_none_or(|it| !covers(it.last_log_id)) {
+                self.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
+                checkpoint.changed().await.map_err(|error| error.to_string())?;
+            }
+        }
+        self.log.release().await.map_err(|error| error.to_string())
+    }
+
+    /// Waits until the group has stopped for good by itself (a storage failure), and says why.
+    pub async fn stopped(&self) -> String {
+        let mut stopped = self.stopped.clone();
+        let reason = stopped.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            // Shut down in peace.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops the group.
+    pub async fn shutdown(&self) {
+        self.tasks.iter().for_each(Task::abort);
+        self.inbox.close();
+        // It may have stopped by itself; then there is nothing left to do.
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(node = %self.node, %error, "consensus did not stop in order");
+        }
+    }
+}
+
+async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
+    let broken = |error: std::io::Error| StartError::DataDirectory(error.to_string());
+    let index = options.recovered.index.finish().map_err(StartError::DataDirectory)?;
+    let machine_options = MachineOptions {
+        runtime: options.runtime.clone(),
+        table: options.table,
+        disk: options.disk,
+        metrics: options.metrics.clone(),
+        orders_data: options.orders_data,
+    };
+    let runtime = options.runtime;
+    let machine = runtime.blocking(move || Machine::open(machine_options)).await.map_err(broken)?;
+    let machine = Arc::new(machine);
+    if machine.applied() < index.purged {
+        return Err(StartError::DataDirectory(format!(
+            "the table ends at entry {} but the log begins after entry {}: the table is older than \
+             the log; restore this node's data directory whole, or replace the node",
+            machine.applied().map_or(0, |applied| applied.index),
+            index.purged.map_or(0, |purged| purged.index),
+        )));
+    }
+
+    let config = settings::config(&options.settings)
+        .map_err(|error| StartError::Other(format!("the leader settings: {error}")))?;
+    let network = Network::new(runtime.clone(), options.transport, &options.settings);
+    let log = LogStore::new(options.log, runtime.clone(), index, options.log_cache_bytes);
+    let state_machine = StateMachine(machine.clone());
+    let raft = Raft::new(options.node, Arc::new(config), network, log.clone(), state_machine)
+        .await
+        .map_err(|error| StartError::Other(format!("consensus does not start: {error}")))?;
+    if options.initialise {
+        initialise(&raft, options.peers).await?;
+    }
+
+    let (leader, watch_leader) = watch::channel(None);
+    let (stop, watch_stop) = watch::channel(None);
+    let watching = watch_group(raft.clone(), options.metrics.clone(), leader, stop);
+    let minting = mint(runtime.clone(), raft.clone(), machine.clone());
+    let tasks = vec![runtime.spawn(watching), runtime.spawn(minting)];
+    Ok(Consensus {
+        node: options.node,
+        inbox: Inbox::new(raft.clone(), machine.clone()),
+        runtime,
+        raft,
+        machine,
+        log,
+        metrics: options.metrics,
+        leader: watch_leader,
+        stopped: watch_stop,
+        tasks,
+    })
+}
+
+async fn initialise(
+    raft: &Raft,
+    peers: std::collections::BTreeMap<NodeId, String>,
+) -> Result<(), StartError> {
+    let members: std::collections::BTreeMap<NodeId, BasicNode> =
+        peers.into_iter().map(|(node, address)| (node, BasicNode::new(address))).collect();
+    match raft.initialize(members).await {
+        Ok(()) => Ok(()),
+        // It was before: the first boot may have ended before it was counted.
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(StartError::Other(format!("the group is not initialised: {error}"))),
+    }
+}
+
+async fn propose(
+    runtime: &Runtime,
+    raft: &Raft,
+    proposal: Proposal,
+    deadline: Instant,
+) -> Result<Applied, ProposeError> {
+    let unknown = |reason: String| Err(ProposeError::Unknown { reason });
+    // Boxed: openraft's future is large, and proposals are many.
+    let Some(written) = runtime.deadline(deadline, raft.client_write(proposal).boxed()).await else {
+        return unknown("the deadline passed".to_owned());
+    };
+    match written {
+        Ok(response) => Ok(response.data),
+        Err(RaftError::APIError(error)) => match error {
+            ClientWriteError::ForwardToLeader(forward) => Err(ProposeError::NotAppended {
+                leader: forward.leader_id,
+                reason: why(&forward),
+            }),
+            ClientWriteError::LogEntryDiscarded(_) => {
+                unknown("another leader took over and discarded the entry here".to_owned())
+            }
+            // Neither can happen to a plain proposal; should one, nothing is assumed.
+            ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
+                unknown(error.to_string())
+            }
+        },
+        Err(RaftError::Fatal(fatal)) => unknown(fatal.to_string()),
+    }
+}
+
+fn why(forward: &ForwardToLeader<TypeConfig>) -> String {
+    match (forward.reason, forward.leader_id) {
+        (ForwardReason::LeadershipTransfer, _) => "leadership is being handed over".to_owned(),
+        (ForwardReason::LeaseExpired, _) => "no majority confirmed this leader lately".to_owned(),
+        (ForwardReason::NotLeader, Some(leader)) => format!("node {leader} leads"),
+        (ForwardReason::NotLeader, None) => "no leader is known".to_owned(),
+    }
+}
+
+/// Says who leads, counts elections, and says when openraft stopped by itself.
+async fn watch_group(
+    raft: Raft,
+    metrics: Metrics,
+    leader: watch::Sender<Option<NodeId>>,
+    stopped: watch::Sender<Option<String>>,
+) {
+    let mut server = raft.server_metrics();
+    let mut led = false;
+    loop {
+        let (current, leads) = {
+            let now = server.borrow_and_update();
+            (now.current_leader, now.state == ServerState::Leader)
+        };
+        if leads && !led {
+            metrics.elections_won.inc();
+        }
+        led = leads;
+        leader.send_if_modified(|known| std::mem::replace(known, current) != current);
+        if server.changed().await.is_err() {
+            break;
+        }
+    }
+    leader.send_replace(None);
+    let reason = match &raft.metrics().borrow_watched().running_state {
+        Ok(()) => "consensus ended without a reason".to_owned(),
+        Err(fatal) => fatal.to_string(),
+    };
+    tracing::error!(%reason, "consensus stopped");
+    stopped.send_replace(Some(reason));
+    // The senders stay, so that those who wait are told and not cut off.
+    std::future::pending::<()>().await;
+}
+
+/// Names the cluster, once, when this node is the first leader of a group without a name.
+async fn mint(runtime: Runtime, raft: Raft, machine: Arc<Machine>) {
+    while machine.cluster().is_none() {
+        if raft.is_leader() {
+            let cluster = ClusterId(runtime.random_u64());
+            let command = Command::Control(Control::MintCluster { cluster });
+            if let Ok(proposal) = Proposal::encode(&command) {
+                let deadline = runtime.now() + MINT_TIMEOUT;
+                // Where it failed it is tried again; the first one that is applied counts.
+                let _ = propose(&runtime, &raft, proposal, deadline).await;
+            }
+        }
+        runtime.sleep(MINT_INTERVAL).await;
+    }
+}

@@ -1,0 +1,153 @@
+//! Requests of the group's other nodes.
+//!
+//! **Order.** Requests to append from one peer are handed to openraft in the order in which they
+//! came, several at a time, and each is answered by itself. Heartbeats, votes and transfers do not
+//! queue behind them. Snapshot messages are taken one after the other.
+//!
+//! **Bounds.** Every queue is bounded; what does not fit is refused, and the peer tries again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::codec;
+use super::messages::{TransferMessage, VoteMessage};
+use super::raft_types::Raft;
+use super::snapshot_receiver::Receiver;
+use super::state_machine::Machine;
+use crate::peer::{Inbound, Service};
+use crate::runtime::{Runtime, Task};
+use crate::types::NodeId;
+
+/// Requests to append of one peer that wait, and that are being written, each. A peer has no more
+/// than its window on the way, but a window of an earlier stream may not be through yet.
+const APPEND_QUEUE: usize = 64;
+
+/// Snapshot messages that wait.
+const SNAPSHOT_QUEUE: usize = 16;
+
+/// Takes requests and hands them to openraft.
+pub(super) struct Inbox {
+    raft: Raft,
+    runtime: Runtime,
+    appends: Mutex<BTreeMap<NodeId, (mpsc::Sender<Inbound>, Task<()>)>>,
+    snapshots: mpsc::Sender<Inbound>,
+    receiver: Task<()>,
+}
+
+impl Inbox {
+    pub(super) fn new(raft: Raft, machine: Arc<Machine>) -> Inbox {
+        let runtime = machine.runtime.clone();
+        let (snapshots, queue) = mpsc::channel(SNAPSHOT_QUEUE);
+        let receiver = runtime.spawn(Receiver::new(raft.clone(), machine).run(queue));
+        Inbox { raft, runtime, appends: Mutex::default(), snapshots, receiver }
+    }
+
+    /// Takes a request; never waits.
+    pub(super) fn handle(&self, inbound: Inbound) {
+        match inbound.service {
+            Service::RaftAppend if codec::is_heartbeat(&inbound.body) => {
+                let raft = self.raft.clone();
+                self.runtime.spawn(async move { append(&raft, inbound).await });
+            }
+            Service::RaftAppend => self.queue_append(inbound),
+            Service::RaftSnapshot => refuse_overflow(self.snapshots.try_send(inbound)),
+            Service::RaftVote => {
+                self.runtime.spawn(vote(self.raft.clone(), inbound));
+            }
+            Service::RaftTransfer => {
+                self.runtime.spawn(transfer(self.raft.clone(), inbound));
+            }
+            other => inbound.reply.refuse(format!("{} is no Raft service", other.as_str())),
+        }
+    }
+
+    fn queue_append(&self, inbound: Inbound) {
+        let mut appends = self.appends.lock();
+        let (queue, _) = appends.entry(inbound.from).or_insert_with(|| {
+            let (queue, waiting) = mpsc::channel(APPEND_QUEUE);
+            (queue, self.runtime.spawn(append_in_order(self.raft.clone(), waiting)))
+        });
+        refuse_overflow(queue.try_send(inbound));
+    }
+
+    /// Takes nothing more.
+    pub(super) fn close(&self) {
+        self.receiver.abort();
+        self.appends.lock().values().for_each(|(_, task)| task.abort());
+    }
+}
+
+fn refuse_overflow(sent: Result<(), mpsc::error::TrySendError<Inbound>>) {
+    match sent {
+        Ok(()) => {}
+        Err(mpsc::error::TrySendError::Full(inbound)) => inbound.reply.refuse("the queue is full"),
+        Err(mpsc::error::TrySendError::Closed(inbound)) => {
+            inbound.reply.refuse("this node is stopping");
+        }
+    }
+}
+
+/// Hands the requests of one peer to openraft, in order. A request is in openraft's own queue once
+/// its future was polled first, so the next one may follow while it is still being written.
+async fn append_in_order(raft: Raft, mut waiting: mpsc::Receiver<Inbound>) {
+    let mut writing: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    loop {
+        let room = writing.len() < APPEND_QUEUE;
+        tokio::select! {
+            biased;
+            Some(()) = writing.next() => {}
+            next = waiting.recv(), if room => {
+                let Some(inbound) = next else { return };
+                let raft = raft.clone();
+                let mut request = async move { append(&raft, inbound).await }.boxed();
+                if (&mut request).now_or_never().is_none() {
+                    writing.push(request);
+                }
+            }
+        }
+    }
+}
+
+async fn append(raft: &Raft, inbound: Inbound) {
+    let request = match codec::decode_append(inbound.body) {
+        Ok(request) => request,
+        Err(error) => return inbound.reply.refuse(error.to_string()),
+    };
+    // Where openraft has stopped, the reply is dropped, which tells the caller.
+    if let Ok(response) = raft.append_entries(request).await {
+        answer(inbound.reply, &response);
+    }
+}
+
+async fn vote(raft: Raft, inbound: Inbound) {
+    let response = match codec::decode("a vote request", &inbound.body) {
+        Ok(VoteMessage::Vote(request)) => raft.vote(request).await,
+        Ok(VoteMessage::PreVote(request)) => raft.pre_vote(request).await,
+        Err(error) => return inbound.reply.refuse(error.to_string()),
+    };
+    if let Ok(response) = response {
+        answer(inbound.reply, &response);
+    }
+}
+
+async fn transfer(raft: Raft, inbound: Inbound) {
+    let request: TransferMessage = match codec::decode("a transfer request", &inbound.body) {
+        Ok(request) => request,
+        Err(error) => return inbound.reply.refuse(error.to_string()),
+    };
+    if let Ok(response) = raft.handle_transfer_leader(request).await {
+        answer(inbound.reply, &response);
+    }
+}
+
+/// Sends an answer; one that cannot be encoded is dropped, which tells the caller.
+pub(super) fn answer<T: serde::Serialize>(reply: crate::peer::Reply, response: &T) {
+    if let Ok(body) = codec::encode(response) {
+        reply.send(body);
+    }
+}

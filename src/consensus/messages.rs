@@ -1,0 +1,42 @@
+//! What nodes of a group say to each other, beside requests to append (see `codec`).
+
+use bytes::Bytes;
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse, VoteRequest};
+use serde::{Deserialize, Serialize};
+
+use super::raft_types::{TypeConfig, Vote};
+use super::snapshot::Manifest;
+
+/// For `Service::RaftVote`; answered with openraft's `VoteResponse`.
+#[derive(Serialize, Deserialize)]
+pub(super) enum VoteMessage {
+    Vote(VoteRequest<TypeConfig>),
+    PreVote(VoteRequest<TypeConfig>),
+}
+
+/// For `Service::RaftTransfer`.
+pub(super) type TransferMessage = TransferLeaderRequest<TypeConfig>;
+pub(super) type TransferAnswer = TransferLeaderResponse<TypeConfig>;
+
+/// For `Service::RaftSnapshot`. `transfer` tells one attempt from the next.
+#[derive(Serialize, Deserialize)]
+pub(super) enum SnapshotMessage {
+    /// A leader with this vote begins to send; what came before is void.
+    Begin { transfer: u64, vote: Vote },
+    /// The next page; `number` counts from 0.
+    Page { transfer: u64, number: u64, checksum: u32, page: Bytes },
+    /// All pages were sent: install.
+    End { transfer: u64, vote: Vote, manifest: Manifest },
+}
+
+/// The answer to a [`SnapshotMessage`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum SnapshotAnswer {
+    Taken,
+    /// Not taken: begin again.
+    Rejected(String),
+    /// Not taken: the receiver follows a later leader.
+    HigherVote(Vote),
+    /// The snapshot, or something newer, is in the receiver's table; its vote now.
+    Installed(Vote),
+}

@@ -1,0 +1,292 @@
+//! openraft's state machine over the table.
+//!
+//! **Guarantees.** What was applied is in the table before anyone is told. Entries that are ready
+//! together share one atomic batch. A snapshot that openraft was told of is durable: a checkpoint was
+//! taken after its last entry was applied. While a snapshot is installed, [`Machine::is_installing`]
+//! says so and the table is incomplete.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::{FutureExt, Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::apply::{Applying, GroupState, MachineState};
+use super::codec;
+use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use super::snapshot::{self, Incoming, Manifest};
+use crate::runtime::Runtime;
+use crate::storage::disk::Disk;
+use crate::storage::table::{Table, TableView};
+use crate::telemetry::Metrics;
+use crate::types::ClusterId;
+
+/// How much is applied as one batch at most: entries, and bytes of them. More makes readers wait
+/// longer for the first of them and saves nothing.
+const MAX_BATCH_ENTRIES: usize = 256;
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// The state machine; shared by openraft, the snapshot sender and the readers of its state.
+pub(super) struct Machine {
+    pub(super) runtime: Runtime,
+    pub(super) table: Arc<dyn Table>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) metrics: Metrics,
+    /// Whether the group's state includes the user rows: false in leaderless mode, where they
+    /// belong to the replica.
+    orders_data: bool,
+    state: Mutex<MachineState>,
+    applied: watch::Sender<u64>,
+    installing: AtomicBool,
+    /// The last checkpoint, as openraft was told of it.
+    checkpoint: watch::Sender<Option<SnapshotMeta>>,
+    /// One snapshot is sent at a time: a second view would end the first.
+    pub(super) sending: tokio::sync::Mutex<()>,
+}
+
+/// What openraft hands around as a snapshot.
+#[derive(Clone)]
+pub(super) enum SnapshotData {
+    /// The table of this machine, as it is when the snapshot is sent.
+    Live(Arc<Machine>),
+    /// The file that was received, and what it holds.
+    Received(Manifest),
+}
+
+/// A consistent picture of the rows, and the state that belongs to it.
+pub(super) struct Capture {
+    pub(super) group: GroupState,
+    /// `None` where the group has no rows.
+    pub(super) view: Option<Box<dyn TableView>>,
+}
+
+/// What [`Machine::new`] needs.
+pub(super) struct MachineOptions {
+    pub(super) runtime: Runtime,
+    pub(super) table: Arc<dyn Table>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) metrics: Metrics,
+    pub(super) orders_data: bool,
+}
+
+impl Machine {
+    /// Finishes an interrupted install and reads the state back. Blocking.
+    pub(super) fn open(options: MachineOptions) -> io::Result<Machine> {
+        let MachineOptions { runtime, table, disk, metrics, orders_data } = options;
+        snapshot::recover(&*table, &*disk, orders_data)?;
+        let state = MachineState::load(&*table)?;
+        Ok(Machine {
+            runtime,
+            table,
+            disk,
+            metrics,
+            orders_data,
+            applied: watch::Sender::new(index_of(&state.group)),
+            state: Mutex::new(state),
+            installing: AtomicBool::new(false),
+            checkpoint: watch::Sender::new(None),
+            sending: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// The index of the last entry applied, as it changes; 0 also where none was.
+    pub(super) fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// The last checkpoint, as it changes.
+    pub(super) fn watch_checkpoint(&self) -> watch::Receiver<Option<SnapshotMeta>> {
+        self.checkpoint.subscribe()
+    }
+
+    /// The last entry applied.
+    pub(super) fn applied(&self) -> Option<LogId> {
+        self.state.lock().group.applied
+    }
+
+    /// The cluster's name, once it was minted.
+    pub(super) fn cluster(&self) -> Option<ClusterId> {
+        self.state.lock().group.cluster
+    }
+
+    /// Whether the table is incomplete.
+    pub(super) fn is_installing(&self) -> bool {
+        self.installing.load(Ordering::Acquire)
+    }
+
+    /// Takes a view together with the state it belongs to.
+    pub(super) fn capture(&self) -> io::Result<Capture> {
+        let state = self.state.lock();
+        if self.is_installing() {
+            return Err(io::Error::other("a snapshot is being installed here"));
+        }
+        let view = match self.orders_data {
+            true => Some(self.table.view().map_err(io::Error::other)?),
+            false => None,
+        };
+        Ok(Capture { group: state.group.clone(), view })
+    }
+
+    /// Makes the table durable and remembers what it held.
+    pub(super) async fn take_checkpoint(&self) -> io::Result<SnapshotMeta> {
+        let meta = snapshot::meta(&self.state.lock().group);
+        let table = self.table.clone();
+        let checkpoint = move || table.checkpoint().map_err(io::Error::other);
+        self.runtime.blocking(checkpoint).await?;
+        self.metrics.checkpoints.inc();
+        self.checkpoint.send_replace(Some(meta.clone()));
+        Ok(meta)
+    }
+
+    fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut answers: Vec<(ApplyResponder<TypeConfig>, super::Applied)> = Vec::new();
+        let index = {
+            let mut state = self.state.lock();
+            let mut applying = Applying::new(&mut state, &*self.table, &self.metrics);
+            for (entry, responder) in batch {
+                let applied = applying.entry(&entry)?;
+                answers.extend(responder.map(|responder| (responder, applied)));
+            }
+            applying.commit()?;
+            index_of(&state.group)
+        };
+        self.applied.send_replace(index);
+        answers.into_iter().for_each(|(responder, applied)| responder.send(applied));
+        Ok(())
+    }
+
+    fn install(&self, manifest: &Manifest) -> io::Result<()> {
+        {
+            // A capture is taken before this or refused after it.
+            let _state = self.state.lock();
+            self.installing.store(true, Ordering::Release);
+        }
+        let loaded = snapshot::install(&*self.table, &*self.disk, manifest, self.orders_data)?;
+        let index = index_of(&loaded.group);
+        *self.state.lock() = loaded;
+        self.metrics.snapshots_installed.inc();
+        self.checkpoint.send_replace(Some(manifest.meta()));
+        self.installing.store(false, Ordering::Release);
+        self.applied.send_replace(index);
+        Ok(())
+    }
+}
+
+fn index_of(group: &GroupState) -> u64 {
+    group.applied.map_or(0, |applied| applied.index)
+}
+
+/// Writes a machine's snapshot to another's file, page by page. Blocking.
+pub(super) fn copy(source: &Machine, disk: Arc<dyn Disk>) -> io::Result<Manifest> {
+    let mut capture = source.capture()?;
+    let mut file = Incoming::create(disk)?;
+    while let Some(page) = next_page(&mut capture)? {
+        file.append(&page)?;
+    }
+    let manifest = file.manifest(capture.group);
+    file.finish(&manifest)?;
+    Ok(manifest)
+}
+
+/// The next page of a capture; `None` at the end. Blocking.
+pub(super) fn next_page(capture: &mut Capture) -> io::Result<Option<bytes::Bytes>> {
+    let Some(view) = &mut capture.view else { return Ok(None) };
+    loop {
+        let mut rows = view.next_page(snapshot::PAGE_BYTES).map_err(io::Error::other)?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        rows.retain(|(row, _)| snapshot::is_replicated(row));
+        if !rows.is_empty() {
+            return snapshot::encode_page(&rows).map(Some);
+        }
+    }
+}
+
+/// openraft's handle of a [`Machine`].
+pub(super) struct StateMachine(pub(super) Arc<Machine>);
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let state = self.0.state.lock();
+        Ok((state.group.applied, state.group.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(first) = entries.next().await {
+            let first = first?;
+            let mut bytes = size_of_entry(&first.0);
+            let mut batch = vec![first];
+            while batch.len() < MAX_BATCH_ENTRIES && bytes < MAX_BATCH_BYTES {
+                // Only what is ready: nothing waits for more to come.
+                let Some(Some(next)) = entries.next().now_or_never() else { break };
+                let next = next?;
+                bytes += size_of_entry(&next.0);
+                batch.push(next);
+            }
+            self.0.apply_batch(batch)?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        Some(Builder(self.0.clone()))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder(self.0.clone())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let machine = self.0.clone();
+        let expected = meta.last_log_id;
+        let install = move || {
+            let manifest = match snapshot {
+                SnapshotData::Received(manifest) => manifest,
+                SnapshotData::Live(source) => copy(&source, machine.disk.clone())?,
+            };
+            if manifest.group.applied < expected {
+                return Err(codec::invalid("a snapshot", "it is older than it was said to be"));
+            }
+            machine.install(&manifest)
+        };
+        self.0.runtime.blocking(install).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let meta = self.0.checkpoint.borrow().clone();
+        Ok(meta.map(|meta| Snapshot { meta, snapshot: SnapshotData::Live(self.0.clone()) }))
+    }
+}
+
+fn size_of_entry(entry: &Entry) -> usize {
+    codec::weight(entry)
+}
+
+/// Takes a checkpoint, which is all that a snapshot needs.
+pub(super) struct Builder(Arc<Machine>);
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let meta = self.0.take_checkpoint().await?;
+        Ok(Snapshot { meta, snapshot: SnapshotData::Live(self.0.clone()) })
+    }
+}
