@@ -42,7 +42,6 @@ pub struct Consensus {
     machine: Arc<Machine>,
     log: LogStore,
     inbox: Inbox,
-    metrics: Metrics,
     leader: watch::Receiver<Option<NodeId>>,
     /// Set once the group has stopped, and why.
     stopped: watch::Receiver<Option<String>>,
@@ -89,7 +88,6 @@ impl Consensus {
                 return Err(ReadIndexError { leader: self.leader(), reason });
             }
         };
-        self.metrics.read_index_rounds.inc();
         match confirmed {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
@@ -233,7 +231,7 @@ async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
 
     let (leader, watch_leader) = watch::channel(None);
     let (stop, watch_stop) = watch::channel(None);
-    let watching = watch_group(raft.clone(), options.metrics.clone(), leader, stop);
+    let watching = watch_group(raft.clone(), options.metrics, leader, stop);
     let minting = mint(runtime.clone(), raft.clone(), machine.clone());
     let tasks = vec![runtime.spawn(watching), runtime.spawn(minting)];
     Ok(Consensus {
@@ -243,7 +241,6 @@ async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
         raft,
         machine,
         log,
-        metrics: options.metrics,
         leader: watch_leader,
         stopped: watch_stop,
         tasks,

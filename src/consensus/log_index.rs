@@ -75,6 +75,9 @@ impl LogIndex {
     /// Drops the entries after `last`.
     pub(super) fn truncate_after(&mut self, last: Option<LogId>) {
         let next = last.map_or(0, |last| last.index + 1);
+        if next >= self.next() {
+            return;
+        }
         let keep = next.saturating_sub(self.first);
         self.positions.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
         self.first = if self.positions.is_empty() { next } else { self.first };
@@ -107,6 +110,10 @@ impl LogIndex {
             }),
             Kind::RaftTruncate => codec::decode("a truncation", record.payload).map(|last| {
                 self.truncate_after(last);
+                if self.positions.is_empty() {
+                    // Where the entries before it are gone, `finish` must know.
+                    self.last = last.max(self.purged);
+                }
             }),
             Kind::RaftPurged => codec::decode("a purge position", record.payload).map(|upto| {
                 self.purge(upto);

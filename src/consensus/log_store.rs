@@ -12,13 +12,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::codec;
 use super::log_index::LogIndex;
@@ -32,6 +32,10 @@ use crate::storage::log::{CommitLog, Completion, Kind, LogError, LogUser, NewRec
 const REWRITE_BYTES: usize = 1 << 20;
 const REWRITE_ENTRIES: usize = 1_024;
 
+/// Entries that may be on their way to the disk, in bytes; an append waits beyond that. Some of the
+/// longest messages, and far below what the commit log takes.
+const MAX_UNSYNCED_BYTES: u64 = 64 << 20;
+
 /// The Raft log. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct LogStore(pub(super) Arc<Shared>);
@@ -41,8 +45,17 @@ pub(super) struct Shared {
     pub(super) runtime: Runtime,
     cache_bytes: u64,
     pub(super) state: Mutex<State>,
+    progress: Arc<Progress>,
+}
+
+/// How far the appends of entries are, as their completions say. They hold this and nothing more:
+/// the log, which holds them, must not be held by them.
+#[derive(Default)]
+struct Progress {
     /// The number of the last append that is durable.
     durable: AtomicU64,
+    failed: AtomicBool,
+    changed: Notify,
 }
 
 pub(super) struct State {
@@ -140,8 +153,8 @@ impl LogStore {
             appends: 0,
             committed,
         };
-        let (state, durable) = (Mutex::new(state), AtomicU64::new(0));
-        LogStore(Arc::new(Shared { log, runtime, cache_bytes, state, durable }))
+        let (state, progress) = (Mutex::new(state), Arc::default());
+        LogStore(Arc::new(Shared { log, runtime, cache_bytes, state, progress }))
     }
 
     /// Writes the small state again at the end of the log, and the entries too where they are few,
@@ -221,11 +234,13 @@ impl LogStore {
         }
         state.appends += 1;
         let append = state.appends;
-        let shared = self.0.clone();
+        let progress = self.0.progress.clone();
         let completion = move |result: Result<(), LogError>| {
-            if result.is_ok() {
-                shared.durable.fetch_max(append, Ordering::Release);
+            match result.is_ok() {
+                true => drop(progress.durable.fetch_max(append, Ordering::Release)),
+                false => progress.failed.store(true, Ordering::Release),
             }
+            progress.changed.notify_one();
             done.io_completed(result.map_err(io::Error::other));
         };
         let positions = self.0.log.append(records, Box::new(completion));
@@ -234,8 +249,26 @@ impl LogStore {
             state.cached_bytes += codec::weight(&entry) as u64;
             state.cache.push_back(Cached { entry, append });
         }
-        state.evict(self.0.cache_bytes, self.0.durable.load(Ordering::Acquire));
+        state.evict(self.0.cache_bytes, self.0.progress.durable.load(Ordering::Acquire));
         Ok(())
+    }
+
+    /// Waits while too much is on its way to the disk.
+    async fn room(&self) -> io::Result<()> {
+        let progress = &self.0.progress;
+        loop {
+            if progress.failed.load(Ordering::Acquire) {
+                return Err(io::Error::other("an earlier append failed"));
+            }
+            {
+                let mut state = self.0.state.lock();
+                state.evict(self.0.cache_bytes, progress.durable.load(Ordering::Acquire));
+                if state.cached_bytes <= self.0.cache_bytes + MAX_UNSYNCED_BYTES {
+                    return Ok(());
+                }
+            }
+            progress.changed.notified().await;
+        }
     }
 
     /// Changes the state and queues the record that says so, in one step, so that no other record
@@ -308,7 +341,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.append_entries(entries.into_iter().collect(), callback)
+        let entries = entries.into_iter().collect();
+        self.room().await?;
+        self.append_entries(entries, callback)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {

@@ -1,1 +1,5 @@
+//! Tests of the whole floor, over simulated disks.
 
+mod recovery;
+mod suite;
+mod support;
