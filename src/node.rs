@@ -426,6 +426,7 @@ async fn start_consensus(
         log_cache_bytes: settings.storage.log_cache_bytes,
         recovered,
         table: table.clone(),
+        orders_data: settings.mode == Mode::Leader,
         disk: disk.clone(),
         transport: transport.clone(),
         metrics: metrics.clone(),

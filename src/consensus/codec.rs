@@ -116,8 +116,8 @@ pub(super) fn decode_entry(bytes: Bytes) -> io::Result<Entry> {
 
 /// Only the log id of an entry's record.
 pub(super) fn peek_log_id(bytes: &[u8]) -> io::Result<LogId> {
-    let (log_id, _) = postcard::take_from_bytes::<LogId>(bytes)
-        .map_err(|error| invalid("a log entry", error))?;
+    let (log_id, _) =
+        postcard::take_from_bytes::<LogId>(bytes).map_err(|error| invalid("a log entry", error))?;
     Ok(log_id)
 }
 

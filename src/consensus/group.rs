@@ -93,9 +93,7 @@ impl Consensus {
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(ReadIndexError { leader: forward.leader_id, reason: why(&forward) })
             }
-            Err(error) => {
-                Err(ReadIndexError { leader: self.leader(), reason: error.to_string() })
-            }
+            Err(error) => Err(ReadIndexError { leader: self.leader(), reason: error.to_string() }),
         }
     }
 
@@ -269,23 +267,22 @@ async fn propose(
 ) -> Result<Applied, ProposeError> {
     let unknown = |reason: String| Err(ProposeError::Unknown { reason });
     // Boxed: openraft's future is large, and proposals are many.
-    let Some(written) = runtime.deadline(deadline, raft.client_write(proposal).boxed()).await else {
+    let Some(written) = runtime.deadline(deadline, raft.client_write(proposal).boxed()).await
+    else {
         return unknown("the deadline passed".to_owned());
     };
     match written {
         Ok(response) => Ok(response.data),
         Err(RaftError::APIError(error)) => match error {
-            ClientWriteError::ForwardToLeader(forward) => Err(ProposeError::NotAppended {
-                leader: forward.leader_id,
-                reason: why(&forward),
-            }),
+            ClientWriteError::ForwardToLeader(forward) => {
+                Err(ProposeError::NotAppended { leader: forward.leader_id, reason: why(&forward) })
+            }
             ClientWriteError::LogEntryDiscarded(_) => {
                 unknown("another leader took over and discarded the entry here".to_owned())
             }
             // Neither can happen to a plain proposal; should one, nothing is assumed.
-            ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
-                unknown(error.to_string())
-            }
+            ClientWriteError::ChangeMembershipError(_)
+            | ClientWriteError::PreconditionFailed(_) => unknown(error.to_string()),
         },
         Err(RaftError::Fatal(fatal)) => unknown(fatal.to_string()),
     }

@@ -94,14 +94,22 @@ impl Bounded {
     }
 }
 
-fn entry_at(index: u64, position: Position, kind: Kind, payload: bytes::Bytes) -> io::Result<Entry> {
+fn entry_at(
+    index: u64,
+    position: Position,
+    kind: Kind,
+    payload: bytes::Bytes,
+) -> io::Result<Entry> {
     if kind != Kind::RaftEntry {
         return Err(codec::invalid("the log", format!("{kind:?} at {position:?}, not an entry")));
     }
     let entry = codec::decode_entry(payload)?;
     if entry.log_id.index != index {
         let found = entry.log_id.index;
-        return Err(codec::invalid("the log", format!("entry {found} at {position:?}, not {index}")));
+        return Err(codec::invalid(
+            "the log",
+            format!("entry {found} at {position:?}, not {index}"),
+        ));
     }
     Ok(entry)
 }

@@ -296,9 +296,7 @@ fn durability() -> (Completion, impl Future<Output = io::Result<()>>) {
         // Where nobody waits any more, nobody needs to know.
         let _ = done.send(result);
     };
-    let wait = async {
-        durable.await.unwrap_or(Err(LogError::Closed)).map_err(io::Error::other)
-    };
+    let wait = async { durable.await.unwrap_or(Err(LogError::Closed)).map_err(io::Error::other) };
     (Box::new(completion), wait)
 }
 

@@ -104,12 +104,7 @@ impl Receiver {
         Ok(SnapshotAnswer::Taken)
     }
 
-    async fn end(
-        &mut self,
-        id: u64,
-        vote: Vote,
-        manifest: Manifest,
-    ) -> io::Result<SnapshotAnswer> {
+    async fn end(&mut self, id: u64, vote: Vote, manifest: Manifest) -> io::Result<SnapshotAnswer> {
         let transfer = self.under_way(id)?;
         let runtime = &self.machine.runtime;
         let delay = self.machine.disk.simulated_sync_delay();

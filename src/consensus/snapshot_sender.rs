@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt};
-use openraft::{ErrorSubject, ErrorVerb, StorageError};
 use openraft::errors::{NetworkError, StreamingError};
 use openraft::raft::SnapshotResponse;
+use openraft::{ErrorSubject, ErrorVerb, StorageError};
 
 use super::codec;
 use super::messages::{SnapshotAnswer, SnapshotMessage};
