@@ -221,10 +221,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok((state.group.applied, state.group.membership.clone()))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
     where
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
+        // The inner loop may meet the end, and the outer one then asks again.
+        let mut entries = entries.fuse();
         while let Some(first) = entries.next().await {
             let first = first?;
             let mut bytes = size_of_entry(&first.0);
