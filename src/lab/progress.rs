@@ -29,7 +29,8 @@ impl Progress {
         Progress { bar, quiet: false }
     }
 
-    /// Says nothing: for tests.
+    /// Says nothing.
+    #[cfg(test)]
     pub fn quiet() -> Progress {
         Progress { bar: None, quiet: true }
     }

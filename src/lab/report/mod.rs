@@ -1,8 +1,77 @@
-pub mod terminal {
-    pub fn render(_: &crate::lab::results::Results, _: &std::path::Path) -> String {
-        String::new()
-    }
+//! The report: what was found, for someone who never read a paper on consensus.
+//!
+//! One document is built from the results and rendered as `report.html` and `report.md`;
+//! `results.json` holds the figures themselves, and the terminal gets a short table. Every number
+//! comes from the results. What could not be measured is said, with its reason.
+
+mod document;
+mod html;
+mod markdown;
+mod plots;
+mod sections;
+mod setup;
+mod summary;
+pub mod terminal;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::results::{Results, Verdict};
+use document::Block;
+
+const TITLE: &str = "Quorate: with a leader, and without";
+
+/// Writes `report.html`, `report.md` and `results.json` into `out`.
+pub fn write(results: &Results, out: &Path) -> anyhow::Result<()> {
+    let blocks = document(results);
+    let write = |name: &str, text: String| {
+        let path = out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    write("report.html", html::render(TITLE, &blocks))?;
+    write("report.md", markdown::render(TITLE, &blocks))?;
+    write("results.json", serde_json::to_string_pretty(results)? + "\n")
 }
-pub fn write(_: &crate::lab::results::Results, _: &std::path::Path) -> anyhow::Result<()> {
-    Ok(())
+
+fn document(results: &Results) -> Vec<Block> {
+    let mut blocks = vec![Block::Paragraph(
+        "The same store, once with a leader that orders every write and once without, where any \
+         node writes to a majority. Same program, same disk, same loads, same fault, same seed. \
+         What each costs, and what each gives:"
+            .to_owned(),
+    )];
+    blocks.push(banner(results));
+    blocks.extend(summary::blocks(results));
+    blocks.extend(sections::blocks(results));
+    blocks.extend(setup::blocks(results));
+    blocks
+}
+
+fn banner(results: &Results) -> Block {
+    match results.verdict() {
+        Verdict::Kept => {
+            let checked: u64 =
+                results.contestants.iter().flat_map(|c| &c.checked).map(|h| h.operations).sum();
+            let lines = vec![format!(
+                "No promise was broken: {} operations were recorded and checked.",
+                words::whole(checked)
+            )];
+            Block::Banner { bad: false, lines }
+        }
+        Verdict::Broken(reasons) => {
+            let mut lines = vec!["Promises were broken:".to_owned()];
+            lines.extend(reasons);
+            Block::Banner { bad: true, lines }
+        }
+        Verdict::Unknown(reasons) => {
+            let mut lines =
+                vec!["No promise was seen broken, but not everything could be checked:".to_owned()];
+            lines.extend(reasons);
+            Block::Banner { bad: true, lines }
+        }
+    }
 }

@@ -1,0 +1,76 @@
+//! How it was measured, on what, and what that does not show.
+
+use super::document::{Block, Table};
+use super::words::{bytes, time_us, when, whole};
+use crate::lab::results::Results;
+
+/// The section on the setup, and the one on its limits.
+pub fn blocks(results: &Results) -> Vec<Block> {
+    let machine = &results.machine;
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let rows = vec![
+        row("Quorate", results.quorate_version.clone()),
+        row("Nodes", format!("{} processes on one machine, for each mode", results.nodes)),
+        row("Table engine", format!("{} in both modes", results.engine)),
+        row(
+            "Sync rule",
+            "in both modes a write is acknowledged once its record is synced to the commit logs of \
+             a majority (leader) or of W replicas (leaderless)"
+                .to_owned(),
+        ),
+        row("Data lay on", machine.data_filesystem.clone()),
+        row("Processor", format!("{}, {} cores", machine.cpu, machine.cores)),
+        row("Memory", bytes(machine.memory_bytes as f64)),
+        row("Kernel", machine.kernel.clone()),
+        row("CPU time is counted in steps of", time_us(machine.cpu_tick_us as f64)),
+        row("Seed", results.seed.to_string()),
+        row("Form", if results.quick { "quick" } else { "full" }.to_owned()),
+        row("Started", when(results.started_wall_ms)),
+        row("Took", format!("{:.0} s", results.duration_s)),
+    ];
+    let head = vec![String::new(), "this run".to_owned()];
+    let mut blocks = vec![
+        Block::Heading("How this was measured".to_owned()),
+        Block::Table(Table { head, rows, prose: true }),
+        Block::Paragraph("How the first node was started, in each mode:".to_owned()),
+    ];
+    for contestant in &results.contestants {
+        let command = contestant.command.clone();
+        let command = command.unwrap_or_else(|| format!("{}: never started", contestant.name));
+        blocks.push(Block::Code(command));
+    }
+    blocks.push(Block::Heading("What this does not show".to_owned()));
+    blocks.push(Block::List(limits(results)));
+    blocks.push(Block::Heading("The raw data".to_owned()));
+    blocks.push(Block::List(files(results)));
+    blocks
+}
+
+fn limits(results: &Results) -> Vec<String> {
+    let order: Vec<&str> = results.contestants.iter().map(|c| c.name.as_str()).collect();
+    vec![
+        format!(
+            "Each experiment ran once in each mode, {}. There are no repeats, so small differences \
+             mean nothing.",
+            order.join(" first, then ")
+        ),
+        "All nodes share one machine, its cores and its disk, with the program that asks. Messages \
+         between nodes cost next to no time here; over a real network every round trip does."
+            .to_owned(),
+        "A killed process is not a lost power supply: what it had handed to the kernel stays."
+            .to_owned(),
+        "All nodes read one machine's clock. Leaderless mode orders writes by clocks, and clocks \
+         that differ are where it loses writes."
+            .to_owned(),
+        "The checks find stale, lost and invented values; they do not prove linearizability."
+            .to_owned(),
+    ]
+}
+
+fn files(results: &Results) -> Vec<String> {
+    let mut files = vec!["results.json: every figure of this page".to_owned()];
+    for history in results.contestants.iter().flat_map(|contestant| &contestant.checked) {
+        files.push(format!("{}: {} operations", history.file, whole(history.operations)));
+    }
+    files
+}

@@ -1,0 +1,263 @@
+//! Reports of made-up results: whole, well-formed, offline, and holding the figures.
+
+use super::*;
+use crate::lab::check::Finding;
+use crate::lab::history::Action;
+use crate::lab::process::Machine;
+use crate::lab::results::{
+    Bucket, CheckedHistory, Contestant, Counts, FORMAT, Idle, KilledNode, Load, Section,
+    StalePoint, StaleReads, Throughput,
+};
+use crate::lab::stats::Percentiles;
+use crate::types::{Level, Mode};
+
+fn load(action: Action, connections: usize, per_second: f64) -> Load {
+    Load {
+        action,
+        connections,
+        seconds: 4.0,
+        counts: Counts { done: 4_000, failed: 0, unknown: 0 },
+        per_second,
+        latency: Some(Percentiles {
+            count: 4_000,
+            p50_us: 1_310,
+            p90_us: 2_000,
+            p99_us: 4_870,
+            p999_us: 9_000,
+            max_us: 12_000,
+        }),
+        cpu_us_per_op: Some(87.0),
+        syncs_per_op: Some(0.375),
+        messages_per_op: Some(2.25),
+        peer_bytes_per_op: None,
+        resident_bytes: Some(50 << 20),
+    }
+}
+
+fn killed_node() -> KilledNode {
+    KilledNode {
+        node: 2,
+        was_leader: true,
+        clients: 24,
+        rate_per_second: 400.0,
+        timeout_ms: 1_000,
+        killed_ms: 3_000.0,
+        restarted_ms: 8_000.0,
+        ready_again_ms: 8_400.0,
+        ended_ms: 12_000.0,
+        bucket_ms: 100,
+        buckets: vec![Bucket { done: 40, failed: 3, unknown: 2 }; 120],
+        writes: Counts { done: 2_000, failed: 17, unknown: 5 },
+        reads: Counts { done: 2_100, failed: 21, unknown: 0 },
+        skipped: 4,
+        first_write_ms: Some(1_234.0),
+        longest_write_gap_ms: 1_567.0,
+        longest_read_gap_ms: 1_111.0,
+        usual_write_gap_ms: 9.0,
+    }
+}
+
+fn stale_reads(level: &str) -> StaleReads {
+    let point = |level: &str, delay_ms, missed| StalePoint {
+        level: level.to_owned(),
+        served: None,
+        promised: level != "local",
+        delay_ms,
+        real_delay_ms: Some(delay_ms as f64 + 0.4),
+        reads: 320,
+        missed,
+        no_verdict: 1,
+    };
+    let points =
+        vec![point(level, 0, 0), point(level, 20, 0), point("local", 0, 34), point("local", 20, 0)];
+    StaleReads { readers: 16, points }
+}
+
+fn contestant(mode: Mode) -> Contestant {
+    let level = Level::default_for(mode).to_string();
+    let finding = Finding {
+        check: "lost-write".to_owned(),
+        looks_for: "an acknowledged write that is gone <&>".to_owned(),
+        level: level.clone(),
+        promised: true,
+        examined: 600,
+        found: 0,
+        unverified: 0,
+        examples: Vec::new(),
+    };
+    Contestant {
+        name: mode.to_string(),
+        mode,
+        default_level: level.clone(),
+        served_level: (mode == Mode::Leaderless).then(|| "quorum; r=2; w=2; n=3".to_owned()),
+        command: Some(format!("quorate serve --mode {mode}")),
+        throughput: Section::Done {
+            figures: Throughput {
+                value_bytes: 256,
+                keys: 1_000,
+                loads: vec![
+                    load(Action::Put, 1, 700.0),
+                    load(Action::Put, 64, 12_345.0),
+                    load(Action::Get, 1, 900.0),
+                    load(Action::Get, 64, 23_456.0),
+                ],
+                idle: Some(Idle {
+                    seconds: 3.0,
+                    cpu_us_per_second: Some(4_321.0),
+                    syncs_per_second: Some(0.0),
+                    messages_per_second: Some(40.0),
+                    peer_bytes_per_second: None,
+                }),
+            },
+        },
+        killed_node: Section::Done { figures: killed_node() },
+        stale_reads: Section::Done { figures: stale_reads(&level) },
+        checked: vec![CheckedHistory {
+            experiment: "killed-node".to_owned(),
+            file: format!("histories/{mode}-killed-node.jsonl"),
+            operations: 4_200,
+            acknowledged_writes: 2_000,
+            superseded_writes: 3,
+            findings: vec![finding],
+        }],
+    }
+}
+
+fn results() -> Results {
+    Results {
+        format: FORMAT,
+        quorate_version: "0.1.0".to_owned(),
+        seed: 4_242,
+        quick: true,
+        started_wall_ms: 1_700_000_000_000,
+        duration_s: 98.0,
+        interrupted: false,
+        machine: Machine {
+            cores: 2,
+            cpu: "A <processor> & co".to_owned(),
+            memory_bytes: 8 << 30,
+            kernel: "6.1.0".to_owned(),
+            data_filesystem: "ext4".to_owned(),
+            cpu_tick_us: 10_000,
+        },
+        nodes: 3,
+        engine: "sled".to_owned(),
+        contestants: Mode::ALL.map(contestant).to_vec(),
+    }
+}
+
+/// Walks the tags of a page and panics where they do not nest.
+fn assert_well_formed(html: &str) {
+    let mut open: Vec<String> = Vec::new();
+    let mut rest = html;
+    while let Some(at) = rest.find('<') {
+        let end = rest[at..].find('>').expect("every tag ends") + at;
+        let tag = &rest[at + 1..end];
+        rest = &rest[end + 1..];
+        if tag.starts_with('!') || tag.ends_with('/') {
+            continue;
+        }
+        let name = tag.trim_start_matches('/').split([' ', '\n']).next().unwrap_or_default();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop().as_deref(), Some(name), "before {}", &rest[..rest.len().min(80)]);
+        } else {
+            open.push(name.to_owned());
+        }
+    }
+    assert!(open.is_empty(), "left open: {open:?}");
+}
+
+fn page(results: &Results) -> String {
+    html::render(TITLE, &document(results))
+}
+
+#[test]
+fn the_page_is_well_formed_needs_no_scripts_and_fetches_nothing() {
+    let html = page(&results());
+    assert_well_formed(&html);
+    for word in
+        ["http://", "https://", "<script", "<link", "<img", "src=", "@import", "NaN", "inf "]
+    {
+        assert!(!html.contains(word), "the page has {word}");
+    }
+    assert!(html.contains("A &lt;processor&gt; &amp; co"), "what was measured is escaped");
+    assert!(html.contains("prefers-color-scheme: dark"));
+}
+
+#[test]
+fn the_figures_are_on_the_page_in_both_forms_and_on_the_terminal() {
+    let results = results();
+    let (html, text) = (page(&results), markdown::render(TITLE, &document(&results)));
+    let figures = [
+        "12,345",
+        "23,456",
+        "1.31 ms",
+        "4.87 ms",
+        "1.57 s",
+        "1.23 s",
+        "38 requests",
+        "5 writes",
+        "10.6 %",
+        "0.38 disk syncs",
+        "87.0 µs",
+        "2.25 messages",
+        "4242",
+        "quorum; r=2; w=2; n=3",
+        "histories/leader-killed-node.jsonl",
+        "ext4",
+        "3 writes",
+    ];
+    for figure in figures {
+        assert!(html.contains(figure), "the page lacks {figure}");
+        assert!(text.contains(figure), "the Markdown lacks {figure}");
+    }
+    let terminal = terminal::render(&results, Path::new("out"));
+    for figure in
+        ["12,345", "1.57 s", "10.6 %", "out/report.html", "1.00 ×", "38", "not linearizable"]
+    {
+        assert!(terminal.contains(figure), "the terminal lacks {figure}: {terminal}");
+    }
+    assert!(terminal.contains("Every promise that was checked held."));
+}
+
+#[test]
+fn what_was_not_measured_is_said_and_not_filled_in() {
+    let mut results = results();
+    let leaderless = &mut results.contestants[1];
+    leaderless.killed_node = Section::Failed { reason: "node 3 never came back".to_owned() };
+    leaderless.throughput = Section::Skipped;
+    let html = page(&results);
+    assert_well_formed(&html);
+    assert!(html.contains("Not measured: it failed: node 3 never came back."));
+    assert!(html.contains("Not measured: it was not run."));
+    assert!(html.contains("not everything could be checked"));
+    assert!(!html.contains("In short: When"), "nothing is compared with nothing");
+    assert!(matches!(results.verdict(), Verdict::Unknown(_)));
+}
+
+#[test]
+fn nothing_measured_at_all_still_makes_a_page() {
+    let mut results = results();
+    for contestant in &mut results.contestants {
+        contestant.throughput = Section::Skipped;
+        contestant.killed_node = Section::Skipped;
+        contestant.stale_reads = Section::Skipped;
+        contestant.checked.clear();
+    }
+    results.interrupted = true;
+    assert_well_formed(&page(&results));
+    assert!(terminal::render(&results, Path::new("out")).contains("interrupted"));
+}
+
+#[test]
+fn a_broken_promise_is_the_first_thing_on_the_page() {
+    let mut results = results();
+    let finding = &mut results.contestants[0].checked[0].findings[0];
+    (finding.found, finding.examples) = (2, vec!["client 3 read nothing of k-1".to_owned()]);
+    assert!(matches!(results.verdict(), Verdict::Broken(_)));
+    let html = page(&results);
+    let banner = html.find("Promises were broken").expect("said");
+    assert!(banner < html.find("<table").expect("a table"));
+    assert!(html.contains("client 3 read nothing of k-1") && html.contains("BROKEN: 2"));
+    assert!(terminal::render(&results, Path::new("out")).contains("PROMISES WERE BROKEN"));
+}
