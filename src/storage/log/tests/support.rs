@@ -81,7 +81,10 @@ pub fn segments(disk: &SimDisk) -> Vec<String> {
 
 /// What completions said, in the order in which they were called.
 #[derive(Clone, Default)]
-pub struct Answers(Arc<Mutex<Vec<(usize, Result<(), LogError>)>>>);
+pub struct Answers(Arc<Mutex<Vec<Answer>>>);
+
+/// The name of an append, and what its completion was called with.
+type Answer = (usize, Result<(), LogError>);
 
 impl Answers {
     pub fn completion(&self, name: usize) -> Completion {
