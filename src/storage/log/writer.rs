@@ -44,7 +44,10 @@ impl Writer {
     pub fn run(mut self) {
         let mut batch = Batch::default();
         while self.shared.wait(&mut batch) {
-            let result = self.commit(&batch.records);
+            let result = match self.shared.failure() {
+                None => self.commit(&batch.records).inspect_err(|error| self.fail(error)),
+                Some(error) => Err(error),
+            };
             self.finish(&mut batch, result);
         }
     }
@@ -54,13 +57,18 @@ impl Writer {
         let mut batch = Batch::default();
         while self.shared.wait_async(&mut batch).await {
             let delay = self.disk.simulated_sync_delay();
-            let result = self.commit_simulated(&batch.records, &runtime, delay).await;
+            let result = match self.shared.failure() {
+                None => self
+                    .commit_simulated(&batch.records, &runtime, delay)
+                    .await
+                    .inspect_err(|error| self.fail(error)),
+                Some(error) => Err(error),
+            };
             self.finish(&mut batch, result);
         }
     }
 
     fn commit(&mut self, mut records: &[NewRecord]) -> Result<(), LogError> {
-        self.check_not_failed()?;
         while !records.is_empty() {
             records = self.write(records)?;
             self.sync()?;
@@ -74,17 +82,12 @@ impl Writer {
         runtime: &Runtime,
         delay: Duration,
     ) -> Result<(), LogError> {
-        self.check_not_failed()?;
         while !records.is_empty() {
             records = self.write(records)?;
             runtime.sleep(delay).await;
             self.sync()?;
         }
         Ok(())
-    }
-
-    fn check_not_failed(&self) -> Result<(), LogError> {
-        self.shared.failure().map_or(Ok(()), Err)
     }
 
     /// Writes as many records as belong into one segment, at once, and gives the others: what was
@@ -130,13 +133,9 @@ impl Writer {
 
     /// Calls the completions of a batch, in order.
     fn finish(&mut self, batch: &mut Batch, result: Result<(), LogError>) {
-        match &result {
-            Ok(()) if batch.records.is_empty() => {}
-            Ok(()) => {
-                self.metrics.log_records.inc_by(batch.records.len() as u64);
-                self.metrics.log_batch_records.observe(batch.records.len() as f64);
-            }
-            Err(error) => self.fail(error),
+        if result.is_ok() && !batch.records.is_empty() {
+            self.metrics.log_records.inc_by(batch.records.len() as u64);
+            self.metrics.log_batch_records.observe(batch.records.len() as f64);
         }
         if self.buffer.capacity() > KEPT_BUFFER_BYTES {
             self.buffer = Vec::new();
@@ -149,10 +148,7 @@ impl Writer {
 
     /// Fails the log, and takes back what is not synced, as far as the disk lets it: a process that
     /// opens the log while the operating system still shows those bytes would take them for durable.
-    fn fail(&mut self, error: &LogError) {
-        if self.shared.failure().is_some() {
-            return;
-        }
+    fn fail(&self, error: &LogError) {
         self.shared.fail(error);
         if let Err(error) = self.active.file.set_len(self.synced_bytes) {
             tracing::warn!(%error, "what was not synced cannot be cut off the commit log");

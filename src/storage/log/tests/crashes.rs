@@ -203,3 +203,19 @@ proptest! {
         prop_assert_eq!(run(seed, steps.clone()), run(seed, steps));
     }
 }
+
+/// The log had failed already, when removing a segment, and so the failed write was not taken back.
+#[test]
+fn a_sync_that_fails_after_a_removal_failed_leaves_nothing_to_be_trusted() {
+    let steps = vec![
+        Step::Append(vec![56, 25]),
+        Step::Close,
+        Step::Append(vec![0, 42, 39]),
+        Step::Wait { millis: 1 },
+        Step::FailNextSync,
+        Step::Release,
+        Step::FailNextSync,
+        Step::Close,
+    ];
+    run(0, steps);
+}
