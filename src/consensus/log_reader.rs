@@ -5,7 +5,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt};
 use openraft::{OptionalSend, RaftLogReader};
 
 use super::codec;
@@ -197,7 +197,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         let (start, end) = ends(&range);
         let (next, end) = self.0.clamp(start, end);
         let rest = Rest { shared: self.0.clone(), read: Vec::new().into_iter(), next, end };
-        stream::unfold(rest, Rest::next_entry)
+        stream::unfold(rest, Rest::next_entry).fuse()
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

@@ -231,7 +231,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
             requests: Some(input),
             answers: FuturesOrdered::new(),
         };
-        let answers = futures_util::stream::unfold(pipeline, Pipeline::next).boxed();
+        let answers = futures_util::stream::unfold(pipeline, Pipeline::next).fuse().boxed();
         Box::pin(async move { Ok(answers) })
     }
 

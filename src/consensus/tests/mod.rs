@@ -1,5 +1,7 @@
 //! Tests of the whole floor, over simulated disks.
 
+mod group;
+mod machine;
 mod recovery;
 mod suite;
 mod support;

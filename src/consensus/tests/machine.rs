@@ -1,0 +1,363 @@
+//! The state machine: what entries do to the table.
+
+use std::sync::Arc;
+
+use openraft::EntryPayload;
+use openraft::storage::RaftStateMachine;
+
+use super::support::*;
+use crate::consensus::apply::{Applying, MachineState};
+use crate::consensus::raft_types::Entry;
+use crate::consensus::snapshot::{self, Incoming};
+use crate::consensus::state_machine::{Machine, StateMachine, copy};
+use crate::consensus::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
+use crate::runtime::Runtime;
+use crate::storage::disk::{Disk, SimDisk};
+use crate::storage::table::{Table, TableBatch, TableError, TableView};
+use crate::storage::{encoding, rows};
+use crate::telemetry::Metrics;
+use crate::types::{ClusterId, Condition, Content, NodeId, Version};
+
+/// Applies entries to a table as one batch or as one each, and keeps the results.
+struct Bench {
+    state: MachineState,
+    table: Arc<dyn Table>,
+    metrics: Metrics,
+    next: u64,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let table: Arc<dyn Table> = open_table(&SimDisk::new(1));
+        let state = MachineState::load(&*table).expect("loads");
+        Bench { state, table, metrics: Metrics::new(), next: 0 }
+    }
+
+    fn entry(&mut self, submissions: Vec<Submission>) -> Entry {
+        self.next += 1;
+        entry(1, self.next, &Command::Data(submissions))
+    }
+
+    /// One batch of an entry for each submission.
+    fn batch(&mut self, submissions: Vec<Submission>) -> Vec<SubmissionResult> {
+        let entries: Vec<_> = submissions.into_iter().map(|one| self.entry(vec![one])).collect();
+        let mut applying = Applying::new(&mut self.state, &*self.table, &self.metrics);
+        let mut results = Vec::new();
+        for entry in &entries {
+            match applying.entry(entry).expect("applies") {
+                Applied::Data(data) => results.extend(data),
+                Applied::Nothing => panic!("data has results"),
+            }
+        }
+        applying.commit().expect("commits");
+        results
+    }
+
+    fn one(&mut self, submission: Submission) -> SubmissionResult {
+        self.batch(vec![submission]).remove(0)
+    }
+
+    fn content(&self, name: &str) -> Option<(Version, Content)> {
+        let row = self.table.get(&rows::data_row(&key(name))).expect("readable")?;
+        let record = encoding::decode(&row).expect("a record");
+        Some((record.version, record.content))
+    }
+
+    /// What was lost with the process comes back from the table.
+    fn reload(&mut self) {
+        self.state = MachineState::load(&*self.table).expect("loads");
+    }
+}
+
+fn versions(results: &[SubmissionResult]) -> Vec<Version> {
+    let writes = results.iter().flat_map(|result| match result {
+        SubmissionResult::Applied(writes) => writes.clone(),
+        SubmissionResult::Settled => Vec::new(),
+    });
+    writes
+        .filter_map(|write| match write {
+            WriteResult::Written { version } => Some(version),
+            WriteResult::PreconditionFailed { .. } => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_submission_proposed_twice_is_applied_once_with_the_same_results() {
+    let mut bench = Bench::new();
+    let first = submission(session(1, 1, 1, 0), 100, vec![put("a", "1", None)]);
+    let result = bench.one(first.clone());
+    let other = bench.one(submission(session(2, 1, 1, 0), 100, vec![put("a", "2", None)]));
+    // In a later entry, in the same batch, and after a restart.
+    assert_eq!(bench.one(first.clone()), result);
+    bench.reload();
+    assert_eq!(bench.batch(vec![first.clone(), first]), [result.clone(), result.clone()]);
+    let (version, _) = bench.content("a").expect("a record");
+    assert_eq!(versions(&[other]), [version], "the duplicate wrote again");
+    assert_eq!(bench.metrics.writes_deduplicated.get(), 3);
+
+    let twice = submission(session(3, 1, 1, 0), 100, vec![put("b", "1", None)]);
+    let results = bench.batch(vec![twice.clone(), twice]);
+    assert_eq!(results[0], results[1]);
+    assert_eq!(versions(&results[..1]), [bench.content("b").expect("a record").0]);
+}
+
+#[test]
+fn what_is_settled_or_of_an_earlier_boot_is_not_applied() {
+    let mut bench = Bench::new();
+    bench.one(submission(session(1, 1, 5, 4), 1, vec![put("a", "1", None)]));
+    let settled = bench.one(submission(session(1, 1, 3, 0), 1, vec![put("b", "1", None)]));
+    assert_eq!(settled, SubmissionResult::Settled);
+    bench.one(submission(session(1, 2, 1, 0), 1, vec![put("a", "2", None)]));
+    bench.reload();
+    let ended = bench.one(submission(session(1, 1, 6, 5), 1, vec![put("b", "1", None)]));
+    assert_eq!(ended, SubmissionResult::Settled);
+    assert_eq!(bench.content("b"), None);
+}
+
+#[test]
+fn versions_strictly_rise_and_follow_the_proposed_time() {
+    let mut bench = Bench::new();
+    let times = [1_000, 1_000, 10, 5_000, 4_000, u64::MAX - 1];
+    let submissions = times.iter().zip(1..).map(|(time, sequence)| {
+        let writes = vec![put("a", "1", None), put("b", "1", None)];
+        submission(session(1 + sequence as u16 % 2, 1, sequence, 0), *time, writes)
+    });
+    let submissions: Vec<_> = submissions.collect();
+    let mut given = Vec::new();
+    for chunk in submissions.chunks(2) {
+        given.extend(versions(&bench.batch(chunk.to_vec())));
+        bench.reload();
+    }
+    let times: Vec<u64> = given.iter().map(|version| version.time()).collect();
+    let max = u64::MAX;
+    let expected =
+        [1_000, 1_001, 1_002, 1_003, 1_004, 1_005, 5_000, 5_001, 5_002, 5_003, max - 1, max];
+    assert_eq!(times, expected);
+    assert_eq!(given[0].node(), NodeId(2), "the origin is in the version");
+    assert_eq!(bench.content("b").expect("a record").0, given[11]);
+}
+
+#[test]
+fn conditions_decide_on_what_earlier_entries_did_in_the_same_batch() {
+    let mut bench = Bench::new();
+    let write = |sequence, write| submission(session(1, 1, sequence, 0), 1, vec![write]);
+    let results = bench.batch(vec![
+        write(1, put("a", "1", Some(Condition::Absent))),
+        write(2, put("a", "2", Some(Condition::Absent))),
+        write(3, delete("a")),
+        write(4, put("a", "3", Some(Condition::Exists))),
+        write(5, put("a", "4", Some(Condition::Absent))),
+    ]);
+    let written = versions(&results);
+    let failed =
+        |current| SubmissionResult::Applied(vec![WriteResult::PreconditionFailed { current }]);
+    assert_eq!(written.len(), 3);
+    assert_eq!(results[1], failed(Some(written[0])));
+    assert_eq!(results[3], failed(None), "a tombstone counts as nothing");
+
+    // And on what is in the table.
+    let last = written[2];
+    let matched = Condition::VersionIn(vec![last]);
+    let results = bench.batch(vec![
+        write(6, put("a", "5", Some(Condition::VersionNotIn(vec![last])))),
+        write(7, put("a", "6", Some(matched.clone()))),
+        write(8, put("a", "7", Some(matched))),
+    ]);
+    let sixth = versions(&results)[0];
+    assert_eq!(results[0], failed(Some(last)));
+    assert_eq!(results[2], failed(Some(sixth)));
+    let (version, content) = bench.content("a").expect("a record");
+    assert_eq!(version, sixth);
+    assert!(matches!(content, Content::Value { bytes, .. } if bytes == "6"));
+    bench.one(write(9, delete("a")));
+    assert_eq!(bench.content("a").expect("a record").1, Content::Tombstone);
+}
+
+#[test]
+fn the_first_name_of_the_cluster_counts() {
+    let mut bench = Bench::new();
+    let mut applying = Applying::new(&mut bench.state, &*bench.table, &bench.metrics);
+    for (index, cluster) in [(1, 7), (2, 8)] {
+        let command = Command::Control(Control::MintCluster { cluster: ClusterId(cluster) });
+        applying.entry(&entry(1, index, &command)).expect("applies");
+    }
+    applying.commit().expect("commits");
+    bench.reload();
+    assert_eq!(bench.state.group.cluster, Some(ClusterId(7)));
+}
+
+#[test]
+fn bytes_that_are_no_command_stop_the_state_machine_and_nothing_panics() {
+    let mut bench = Bench::new();
+    let mut applying = Applying::new(&mut bench.state, &*bench.table, &bench.metrics);
+    let nonsense = crate::consensus::raft_types::Proposal(vec![9, 9, 9].into());
+    let entry = Entry { log_id: log_id(1, 1), payload: EntryPayload::Normal(nonsense) };
+    assert!(applying.entry(&entry).is_err());
+}
+
+/// A machine with `keys` records of some size, applied up to as many entries.
+async fn filled(disk: &SimDisk, runtime: &Runtime, keys: u64) -> Arc<Machine> {
+    let machine = Arc::new(open_machine(disk, runtime).expect("opens"));
+    let entries = (1..=keys).map(|index| {
+        let write = put(&format!("key-{index}"), vec![index as u8; 9_000], None);
+        let submission = submission(session(1, 1, index, index - 1), index, vec![write]);
+        Ok((entry(1, index, &Command::Data(vec![submission])), None))
+    });
+    let entries: Vec<_> = entries.collect();
+    let mut state_machine = StateMachine(machine.clone());
+    state_machine.apply(futures_util::stream::iter(entries)).await.expect("applies");
+    machine
+}
+
+fn data_rows(table: &dyn Table) -> Vec<(bytes::Bytes, bytes::Bytes)> {
+    let (from, to) = rows::data_range();
+    table.scan(&from, &to, usize::MAX).expect("readable")
+}
+
+#[test]
+fn an_install_replaces_rows_sessions_and_position() {
+    in_a_world(|| async {
+        let (runtime, theirs, ours) = (Runtime::simulated(1, 0), SimDisk::new(1), SimDisk::new(2));
+        let source = filled(&theirs, &runtime, 100).await;
+        let target = filled(&ours, &runtime, 30).await;
+        let mut one_more = TableBatch::default();
+        one_more.put(rows::data_row(&key("gone")), &b"stale"[..]);
+        target.table.apply(one_more).expect("applied");
+
+        let snapshot = crate::consensus::state_machine::SnapshotData::Live(source.clone());
+        let meta = snapshot::meta(&source.capture().expect("a capture").group);
+        let mut installing = StateMachine(target.clone());
+        installing.install_snapshot(&meta, snapshot).await.expect("installs");
+        assert_eq!(data_rows(&*target.table), data_rows(&*source.table));
+        assert_eq!(target.applied(), Some(log_id(1, 100)));
+        assert!(!target.is_installing());
+        assert_eq!(*target.watch_applied().borrow(), 100);
+        assert_eq!(ours.list("snapshot").expect("listed"), Vec::<String>::new());
+
+        // It is durable at once, sessions included.
+        drop((target, installing));
+        ours.crash();
+        let again = open_machine(&ours, &runtime).expect("opens");
+        assert_eq!(data_rows(&*again.table), data_rows(&*source.table));
+        let state = MachineState::load(&*again.table).expect("loads");
+        let expected = MachineState::load(&*source.table).expect("loads");
+        assert_eq!((state.group, state.sessions), (expected.group, expected.sessions));
+    });
+}
+
+/// A table that fails after so many batches, as if the process had died there.
+struct Dying {
+    table: Arc<dyn Table>,
+    left: parking_lot::Mutex<usize>,
+}
+
+impl Table for Dying {
+    fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, TableError> {
+        self.table.get(key)
+    }
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, TableError> {
+        self.table.scan(from, to, limit)
+    }
+    fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
+        let mut left = self.left.lock();
+        if *left == 0 {
+            return Err(TableError::Damaged("died".to_owned()));
+        }
+        *left -= 1;
+        self.table.apply(batch)
+    }
+    fn checkpoint(&self) -> Result<(), TableError> {
+        self.table.checkpoint()
+    }
+    fn view(&self) -> Result<Box<dyn TableView>, TableError> {
+        self.table.view()
+    }
+}
+
+#[test]
+fn an_install_that_was_interrupted_anywhere_is_finished_at_the_next_start() {
+    in_a_world(|| async {
+        let runtime = Runtime::simulated(1, 0);
+        let source = filled(&SimDisk::new(1), &runtime, 60).await;
+        let mut interrupted = 0;
+        for batches in 0.. {
+            let disk = SimDisk::new(batches as u64);
+            let target = filled(&disk, &runtime, 20).await;
+            let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
+            let left = parking_lot::Mutex::new(batches);
+            let dying = Dying { table: target.table.clone(), left };
+            let installed = snapshot::install(&dying, &disk, &manifest, true);
+            // What was applied survives here, as it does where a process dies and the machine does
+            // not: the hardest case, as the table is half replaced.
+            target.table.checkpoint().expect("checkpoint");
+            drop((target, dying));
+            disk.crash();
+            let again = open_machine(&disk, &runtime).expect("opens");
+            assert_eq!(disk.list("snapshot").expect("listed"), Vec::<String>::new());
+            if batches == 0 {
+                assert_eq!(again.applied(), Some(log_id(1, 20)), "it had not begun");
+                continue;
+            }
+            assert_eq!(again.applied(), Some(log_id(1, 60)), "after {batches} batches");
+            assert_eq!(data_rows(&*again.table), data_rows(&*source.table));
+            interrupted += 1;
+            if installed.is_ok() {
+                break;
+            }
+        }
+        assert!(interrupted > 4, "only {interrupted} places to be interrupted in");
+    });
+}
+
+#[test]
+fn a_half_replaced_table_without_its_file_refuses_to_start() {
+    in_a_world(|| async {
+        let (runtime, disk) = (Runtime::simulated(1, 0), SimDisk::new(2));
+        let source = filled(&SimDisk::new(1), &runtime, 60).await;
+        let target = filled(&disk, &runtime, 20).await;
+        let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
+        let dying = Dying { table: target.table.clone(), left: parking_lot::Mutex::new(2) };
+        assert!(snapshot::install(&dying, &disk, &manifest, true).is_err());
+        target.table.checkpoint().expect("checkpoint");
+        disk.remove("snapshot/incoming").expect("removed");
+        disk.sync_dir("snapshot").expect("synced");
+        disk.crash();
+        let refused = open_machine(&disk, &runtime).err().expect("refuses").to_string();
+        assert!(refused.contains("incomplete"), "{refused}");
+    });
+}
+
+#[test]
+fn a_file_that_is_not_what_was_sent_is_refused() {
+    let disk = Arc::new(SimDisk::new(1));
+    let mut file = Incoming::create(disk.clone()).expect("created");
+    file.append(b"one").expect("appended");
+    let mut manifest = file.manifest(Default::default());
+    file.append(b"two").expect("appended");
+    assert!(file.finish(&manifest).is_err(), "a page too many was taken");
+    let mut file = Incoming::create(disk).expect("created");
+    file.append(b"one").expect("appended");
+    manifest.checksum ^= 1;
+    assert!(file.finish(&manifest).is_err(), "a wrong checksum was taken");
+}
+
+#[test]
+fn without_data_a_snapshot_leaves_the_rows_alone() {
+    in_a_world(|| async {
+        let (runtime, disk) = (Runtime::simulated(1, 0), SimDisk::new(2));
+        let target = filled(&disk, &runtime, 20).await;
+        let before = data_rows(&*target.table);
+        let mut file = Incoming::create(Arc::new(disk.clone())).expect("created");
+        file.append(&snapshot::encode_page(&[]).expect("a page")).expect("appended");
+        let manifest = file.manifest(Default::default());
+        file.finish(&manifest).expect("finished");
+        snapshot::install(&*target.table, &disk, &manifest, false).expect("installed");
+        assert_eq!(data_rows(&*target.table), before);
+    });
+}
