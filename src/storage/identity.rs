@@ -30,7 +30,7 @@ const IDENTITY_FILE: &str = "identity.json";
 const PEERS_FILE: &str = "peers.json";
 
 /// Where files lie in a data directory, the root included: none may be there without an identity.
-const DIRECTORIES: [&str; 4] = ["", "log", "table", "snapshots"];
+const DIRECTORIES: [&str; 4] = ["", "log", "table", "snapshot"];
 
 /// A data directory's identity; every change is durable before the call returns.
 pub struct Identity {
@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn data_without_an_identity_is_refused() {
-        for path in ["log/00000000000000000001.log", "table/db", "snapshots/1", "anything"] {
+        for path in ["log/00000000000000000001.log", "table/db", "snapshot/incoming", "anything"] {
             let disk = SimDisk::new(1);
             put(&disk, path, "data");
             let message = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
