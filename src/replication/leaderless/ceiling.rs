@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{HybridClock, StampError};
@@ -35,7 +36,10 @@ struct Shared {
     stored_ms: AtomicU64,
     /// Whether a higher one is being stored.
     storing: AtomicBool,
+    /// Called when a store is done, or has failed.
     stored: Notify,
+    /// How storing failed last.
+    failure: Mutex<Option<String>>,
 }
 
 /// The payload of a [`Kind::VersionCeiling`] record.
@@ -63,6 +67,7 @@ impl Ceiling {
             stored_ms: AtomicU64::new(stored_ms),
             storing: AtomicBool::new(false),
             stored: Notify::new(),
+            failure: Mutex::new(None),
         });
         Ceiling { runtime, log, shared }
     }
@@ -89,6 +94,10 @@ impl Ceiling {
                 let what = "the commit log, which has to store a version ceiling first,";
                 return Err(Refusal::Overloaded { what, retry_after: RETRY_AFTER });
             }
+            if let Some(failure) = self.shared.failure.lock().clone() {
+                let detail = format!("the version ceiling could not be stored: {failure}");
+                return Err(Refusal::Storage { detail });
+            }
         }
     }
 
@@ -110,8 +119,7 @@ impl Ceiling {
                 shared.stored_ms.fetch_max(next_ms, Ordering::AcqRel);
                 shared.clock.raise_ceiling_ms(next_ms);
             }
-            // After a failure the log takes nothing more and the node stops: who waits here is
-            // answered by its deadline.
+            *shared.failure.lock() = result.err().map(|error| error.to_string());
             shared.storing.store(false, Ordering::Release);
             shared.stored.notify_waiters();
         };

@@ -184,7 +184,6 @@ impl Leaderless {
         let table = core.table.clone();
         let done = core.runtime.blocking(move || table.checkpoint()).await;
         done.map_err(|error| error.to_string())?;
-        core.metrics.checkpoints.inc();
         core.ceiling.store_again().await.map_err(|error| error.to_string())?;
         let log = self.log.clone();
         let released =

@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -58,7 +57,7 @@ struct Shared {
     log: Arc<CommitLog>,
     metrics: Metrics,
     queue: Mutex<Queue>,
-    durable: Arc<Durable>,
+    written: Arc<Written>,
     /// Why the replica takes nothing more, once it does not.
     failed: OnceLock<String>,
     idle: Notify,
@@ -81,26 +80,25 @@ struct Submission {
     done: Done,
 }
 
-/// How far the log has come. Its completions come in order, so a count says which are durable.
+/// How the log did with the submissions, in its order, which is theirs.
 #[derive(Default)]
-struct Durable {
-    submissions: AtomicU64,
-    failed: OnceLock<LogError>,
+struct Written {
+    results: Mutex<VecDeque<Result<(), LogError>>>,
     changed: Notify,
 }
 
-impl Durable {
+impl Written {
     fn note(&self, result: Result<(), LogError>) {
-        match result {
-            Ok(()) => {
-                self.submissions.fetch_add(1, Ordering::AcqRel);
-            }
-            Err(error) => {
-                let _ = self.failed.set(error);
-            }
-        }
+        self.results.lock().push_back(result);
         self.changed.notify_one();
     }
+}
+
+/// What one step merges and answers.
+#[derive(Default)]
+struct Step {
+    durable: Vec<Submission>,
+    failed: Vec<(Submission, LogError)>,
 }
 
 impl Replica {
@@ -116,7 +114,7 @@ impl Replica {
             log,
             metrics,
             queue: Mutex::default(),
-            durable: Arc::default(),
+            written: Arc::default(),
             failed: OnceLock::new(),
             idle: Notify::new(),
         });
@@ -153,12 +151,12 @@ impl Replica {
             drop(queue);
             return done(Err(ReplicaError::NotTaken(reason)));
         }
-        let durable = shared.durable.clone();
+        let written = shared.written.clone();
         let record = NewRecord { kind: Kind::ReplicaWrites, payload };
-        // Under the queue's lock, so that the queue has the order of the log. The completion takes
-        // no lock: a log that failed calls it right here.
+        // Under the queue's lock, so that the queue has the order of the log. The completion does
+        // not take that lock: a log that is closed calls it right here.
         let positions =
-            shared.log.append(vec![record], Box::new(move |result| durable.note(result)));
+            shared.log.append(vec![record], Box::new(move |result| written.note(result)));
         let position = positions.first().copied().unwrap_or_default();
         queue.bytes += bytes;
         queue.waiting.push_back(Submission { position, writes, bytes, done });
@@ -210,57 +208,63 @@ impl Drop for Replica {
 
 /// The one applier: merges what is durable, as much as there is at once, and answers.
 async fn apply_in_log_order(shared: Arc<Shared>) {
-    let mut merged: u64 = 0;
+    let log = shared.log.clone();
+    let log_failed = log.failed();
+    tokio::pin!(log_failed);
     loop {
-        let durable = shared.durable.submissions.load(Ordering::Acquire);
-        let batch = shared.take_durable(durable - merged);
-        if !batch.is_empty() {
-            merged += batch.len() as u64;
-            if let Err(error) = shared.merge(batch) {
+        let step = shared.take_written();
+        if !step.durable.is_empty() || !step.failed.is_empty() {
+            if let Err(error) = shared.merge(step) {
                 return shared.fail(error.to_string());
             }
             // A long backlog must not hold up the tasks that it answers.
             tokio::task::yield_now().await;
-        } else if let Some(error) = shared.durable.failed.get() {
-            return shared.fail(error.to_string());
-        } else {
-            shared.idle.notify_waiters();
-            shared.durable.changed.notified().await;
+            continue;
+        }
+        shared.idle.notify_waiters();
+        tokio::select! {
+            biased;
+            () = shared.written.changed.notified() => {}
+            error = &mut log_failed => return shared.fail(error.to_string()),
         }
     }
 }
 
 impl Shared {
-    /// Takes submissions off the queue, of the first `durable`, about [`MAX_APPLY_BYTES`].
-    fn take_durable(&self, durable: u64) -> Vec<Submission> {
+    /// Takes the next submissions that the log is done with, about [`MAX_APPLY_BYTES`] of them.
+    fn take_written(&self) -> Step {
         let mut queue = self.queue.lock();
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while (batch.len() as u64) < durable && bytes < MAX_APPLY_BYTES {
+        let mut results = self.written.results.lock();
+        let (mut step, mut bytes) = (Step::default(), 0);
+        // Both queues have the log's order; a result may even come before its submission is queued.
+        while bytes < MAX_APPLY_BYTES && !results.is_empty() {
             let Some(submission) = queue.waiting.pop_front() else { break };
+            let Some(result) = results.pop_front() else { break };
             bytes += submission.bytes;
-            batch.push(submission);
+            match result {
+                Ok(()) => step.durable.push(submission),
+                Err(error) => step.failed.push((submission, error)),
+            }
         }
-        queue.merging = batch.first().map(|submission: &Submission| submission.position);
-        batch
+        queue.merging = step.durable.first().map(|submission| submission.position);
+        queue.bytes -= bytes;
+        step
     }
 
-    fn merge(&self, batch: Vec<Submission>) -> Result<(), TableError> {
-        let Some(last) = batch.last().map(|submission| submission.position) else { return Ok(()) };
+    fn merge(&self, step: Step) -> Result<(), TableError> {
+        for (submission, error) in step.failed {
+            (submission.done)(Err(ReplicaError::Unknown(error.to_string())));
+        }
+        let Some(last) = step.durable.last().map(|last| last.position) else { return Ok(()) };
         let mut merge = Merge::new(&*self.table, &self.metrics);
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut bytes = 0;
-        for submission in batch {
+        let mut answers = Vec::with_capacity(step.durable.len());
+        for submission in step.durable {
             let taken: Result<Vec<Taken>, TableError> =
                 submission.writes.iter().map(|write| merge.take(write)).collect();
-            bytes += submission.bytes;
             answers.push((submission.done, taken?));
         }
         self.table.apply(merge.into_batch(last))?;
-        {
-            let mut queue = self.queue.lock();
-            queue.merging = None;
-            queue.bytes -= bytes;
-        }
+        self.queue.lock().merging = None;
         for (done, taken) in answers {
             done(Ok(taken));
         }
