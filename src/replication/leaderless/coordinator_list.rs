@@ -233,9 +233,16 @@ fn read_page(table: &dyn Table, request: &ListRequest) -> Result<ListPage, Table
     loop {
         let ask_now = ask.min(limit - page.rows.len());
         let found = rows::page(table, &request.prefix, &from, ask_now)?;
-        page.end = found.len() < ask_now;
-        bytes += found.iter().map(|(key, record)| messages::weight(key, record)).sum::<usize>();
-        page.rows.extend(found);
+        let ended = found.len() < ask_now;
+        for (key, record) in found {
+            // One row always fits: a page without any would never end.
+            if bytes >= MAX_PAGE_BYTES {
+                return Ok(page);
+            }
+            bytes += messages::weight(&key, &record);
+            page.rows.push((key, record));
+        }
+        page.end = ended;
         let Some((last, _)) = page.rows.last() else { return Ok(page) };
         if page.end || page.rows.len() >= limit || bytes >= MAX_PAGE_BYTES {
             return Ok(page);

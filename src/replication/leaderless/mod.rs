@@ -342,3 +342,6 @@ impl Core {
         ranked.into_iter().map(|(_, node)| node).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+//! Replicas: what they log, merge, replay and refuse.
+
+use super::*;
+use crate::replication::leaderless::messages::{self, StoredWrite};
+use crate::replication::leaderless::tally::Taken;
+use crate::storage::log::Kind;
+
+fn version(ms: u64) -> Version {
+    Version::new((WALL_MS + ms) << 16, NodeId(9))
+}
+
+fn record(ms: u64, value: &str) -> Bytes {
+    let bytes = Bytes::copy_from_slice(value.as_bytes());
+    let content = Content::Value { bytes, content_type: None, expires_at_ms: None };
+    encoding::encode(&Record { version: version(ms), content })
+}
+
+/// A replica alone, on a disk.
+struct Alone {
+    runtime: Runtime,
+    table: Arc<dyn Table>,
+    log: Arc<CommitLog>,
+    replica: Replica,
+    recovered: Recovered,
+    metrics: Metrics,
+}
+
+fn alone(disk: &SimDisk) -> Alone {
+    let runtime = Runtime::simulated(1, WALL_MS);
+    let metrics = Metrics::new();
+    let (table, log, recovered) = open(disk, &runtime, &metrics);
+    let replica = Replica::start(&runtime, table.clone(), log.clone(), metrics.clone());
+    Alone { runtime, table, log, replica, recovered, metrics }
+}
+
+impl Alone {
+    async fn write(&self, batch: &[(&str, Bytes)]) -> Vec<Taken> {
+        let writes: Vec<StoredWrite> = batch
+            .iter()
+            .map(|(text, record)| StoredWrite { key: key(text), record: record.clone() })
+            .collect();
+        let payload = messages::encode_writes(writes.iter().map(|w| (&w.key, &w.record)));
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done = move |result| sender.send(result).expect("somebody waits");
+        self.replica.submit(payload, writes, Box::new(done));
+        receiver.await.expect("an answer").expect("a write that is taken")
+    }
+
+    fn held(&self, text: &str) -> Option<Bytes> {
+        self.replica.read(&key(text)).expect("a table")
+    }
+
+    fn applied(&self) -> Option<u64> {
+        let applied = merge::applied_position(&*self.table).expect("a table");
+        applied.map(|position| position.0)
+    }
+
+    fn crash(self, disk: &SimDisk) {
+        self.runtime.kill();
+        disk.crash();
+    }
+}
+
+#[test]
+fn the_newest_version_wins_in_whatever_order_and_however_often_it_comes() {
+    in_a_paused_world(async {
+        let alone = alone(&SimDisk::new(1));
+        let (old, new) = (record(1, "old"), record(2, "new"));
+        assert_eq!(alone.write(&[("a", new.clone())]).await, [Taken::Newest]);
+        assert_eq!(alone.write(&[("a", old.clone())]).await, [Taken::SupersededBy(version(2))]);
+        assert_eq!(alone.write(&[("a", new.clone())]).await, [Taken::Newest], "the same again");
+        // Within one batch a later write sees the earlier ones.
+        let batch = [("b", old.clone()), ("b", new.clone()), ("b", old)];
+        let taken = [Taken::Newest, Taken::Newest, Taken::SupersededBy(version(2))];
+        assert_eq!(alone.write(&batch).await, taken);
+        assert_eq!((alone.held("a"), alone.held("b")), (Some(new.clone()), Some(new)));
+        assert_eq!(alone.metrics.version_collisions.get(), 0);
+    });
+}
+
+#[test]
+fn two_records_under_one_version_end_the_same_everywhere_and_are_counted() {
+    in_a_paused_world(async {
+        let (one, other) = (record(1, "one"), record(1, "other"));
+        let mut ends = Vec::new();
+        for order in [[&one, &other], [&other, &one]] {
+            let alone = alone(&SimDisk::new(1));
+            for record in order {
+                alone.write(&[("a", record.clone())]).await;
+            }
+            assert_eq!(alone.metrics.version_collisions.get(), 1);
+            ends.push(alone.held("a"));
+        }
+        assert_eq!(ends[0], ends[1]);
+    });
+}
+
+#[test]
+fn whatever_was_answered_is_there_after_a_crash_at_any_moment() {
+    in_a_paused_world(async {
+        for seed in 0..40 {
+            let disk = SimDisk::new(seed);
+            let before = alone(&disk);
+            let mut answered = Vec::new();
+            for number in 0..20_u64 {
+                let text = format!("key-{}", number % 7);
+                before.write(&[(&text, record(number, "v"))]).await;
+                answered.push((text, number));
+                if number == seed % 20 {
+                    before.table.checkpoint().expect("a checkpoint");
+                }
+            }
+            // One more is under way when the power goes, at one of its stages.
+            let done = Box::new(|_| ());
+            before.replica.write(&key("late"), &record(99, "late"), done);
+            before.runtime.sleep(Duration::from_millis(seed % 4)).await;
+            before.crash(&disk);
+            let after = alone(&disk);
+            for (text, number) in answered {
+                let held = after.held(&text).expect("a row");
+                let held = encoding::peek(&held).expect("a record").0;
+                assert!(held >= version(number), "seed {seed}: {text} has {held}");
+            }
+            let late = after.held("late");
+            assert!(late.is_none() || late == Some(record(99, "late")));
+        }
+    });
+}
+
+#[test]
+fn replaying_changes_nothing_the_second_time_and_starts_after_what_is_applied() {
+    in_a_paused_world(async {
+        let disk = SimDisk::new(3);
+        let first = alone(&disk);
+        first.write(&[("a", record(1, "one"))]).await;
+        first.table.checkpoint().expect("a checkpoint");
+        let checkpointed = first.applied().expect("a position");
+        first.write(&[("a", record(2, "two")), ("b", record(1, "one"))]).await;
+        let applied = first.applied();
+        assert!(applied > Some(checkpointed));
+        first.crash(&disk);
+        for _ in 0..3 {
+            let again = alone(&disk);
+            assert_eq!(again.recovered.applied.map(|position| position.0), applied);
+            assert_eq!(again.applied(), applied, "in the table, with the rows");
+            assert_eq!(again.held("a"), Some(record(2, "two")));
+            assert_eq!(again.held("b"), Some(record(1, "one")));
+            assert_eq!(again.metrics.version_collisions.get(), 0);
+            again.crash(&disk);
+        }
+    });
+}
+
+#[test]
+fn the_applied_position_changes_in_the_same_batch_as_the_rows() {
+    in_a_paused_world(async {
+        let alone = alone(&SimDisk::new(4));
+        let mut merge = merge::Merge::new(&*alone.table, &alone.metrics);
+        let write = StoredWrite { key: key("a"), record: record(1, "one") };
+        merge.take(&write).expect("a table");
+        let batch = merge.into_batch(crate::storage::log::Position(77));
+        let rows: Vec<Bytes> = batch.changes.iter().map(|(row, _)| row.clone()).collect();
+        assert_eq!(rows, [rows::data_row(&key("a")), rows::meta_row("replica-applied")]);
+    });
+}
+
+#[test]
+fn a_log_that_holds_nonsense_under_a_replicas_kind_is_not_replayed() {
+    in_a_paused_world(async {
+        let runtime = Runtime::simulated(1, WALL_MS);
+        let disk = SimDisk::new(5);
+        for kind in [Kind::ReplicaWrites, Kind::VersionCeiling] {
+            let (table, _, _) = open(&disk, &runtime, &Metrics::new());
+            let mut replay = ReplicaReplay::new(table, Metrics::new()).expect("a table");
+            let position = crate::storage::log::Position(4_096);
+            let record = crate::storage::log::ReplayedRecord { position, kind, payload: b"no" };
+            assert!(replay.take(record).is_err());
+        }
+    });
+}
+
+#[test]
+fn a_checkpoint_cuts_the_log_and_keeps_the_writes_and_the_ceiling() {
+    in_a_paused_world(async {
+        let mut cluster = Cluster::start(3, 6).await;
+        let mut last = None;
+        for number in 0..200 {
+            last = Some(cluster.put(1, &format!("key-{number}"), "a value").await.version);
+        }
+        let began = cluster.node(1).leaderless.log.start();
+        Replicator::checkpoint(&*cluster.node(1).leaderless).await.expect("a checkpoint");
+        assert!(cluster.node(1).leaderless.log.start() > began, "nothing was cut");
+        cluster.put(1, "after", "too").await;
+        cluster.crash(1);
+        cluster.start_node(1);
+        for number in 0..200 {
+            assert!(cluster.held(1, &format!("key-{number}")).is_some(), "{number}");
+        }
+        assert!(cluster.held(1, "after").is_some());
+        let ceiling = &cluster.node(1).leaderless.core.ceiling;
+        let next = ceiling.stamp(cluster.options().deadline).await.expect("a version");
+        assert!(Some(next) > last, "the ceiling outlives the cut");
+    });
+}
+
+#[test]
+fn checkpoints_under_load_and_crashes_lose_nothing() {
+    in_a_paused_world(async {
+        for seed in 0..10 {
+            let mut cluster = Cluster::start(3, seed).await;
+            let mut answered = Vec::new();
+            for round in 0..4 {
+                for number in 0..30 {
+                    let text = format!("key-{round}-{number}");
+                    cluster.put(1, &text, "a value of some length, to fill segments").await;
+                    answered.push(text);
+                    if number == 10 {
+                        // Beside writes that are under way.
+                        let node = cluster.node(1).leaderless.clone();
+                        cluster.node(1).runtime.spawn(async move {
+                            Replicator::checkpoint(&*node).await.expect("a checkpoint");
+                        });
+                    }
+                }
+                cluster.crash(1);
+                cluster.start_node(1);
+                cluster.settle().await;
+            }
+            for text in &answered {
+                assert!(cluster.get(1, text).await.is_some(), "seed {seed}: {text}");
+            }
+            // A quorum has them all; this node has those that it was one of the quorum for.
+            assert!(answered.iter().filter(|text| cluster.held(1, text).is_some()).count() > 60);
+        }
+    });
+}
+
+#[test]
+fn a_table_that_is_ahead_of_its_log_refuses_to_start() {
+    in_a_paused_world(async {
+        let runtime = Runtime::simulated(1, WALL_MS);
+        let disk = SimDisk::new(7);
+        let metrics = Metrics::new();
+        let (table, log, _) = open(&disk, &runtime, &metrics);
+        let ahead = crate::storage::log::Position(log.end().0 + 1_000_000);
+        table
+            .apply(merge::Merge::new(&*table, &metrics).into_batch(ahead))
+            .expect("a table that takes rows");
+        let replay = ReplicaReplay::new(table.clone(), metrics.clone()).expect("a table");
+        let recovered = replay.finish().expect("nothing to merge");
+        let network = MemoryNetwork::new(1);
+        let own = Hello {
+            cluster: None,
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            mode: Mode::Leaderless,
+            client_address: "client".to_owned(),
+            lane: Lane::Bulk,
+        };
+        let greeter = Arc::new(BasicGreeter::new(own));
+        let transport = network.transport(NodeId(1), runtime.clone(), greeter, metrics.clone());
+        let peers = BTreeMap::from([(NodeId(1), "here".to_owned())]);
+        let settings = Settings::defaults(NodeId(1), Mode::Leaderless, peers);
+        let control = Arc::new(NoControl);
+        let options = LeaderlessOptions {
+            runtime,
+            settings,
+            log,
+            table,
+            recovered,
+            transport,
+            control,
+            metrics,
+        };
+        let refused = Leaderless::start(options).err().expect("a refusal");
+        assert!(refused.to_string().contains("the commit log does not have"), "{refused}");
+    });
+}
+
+/// Sends node 1 a request from node 2 as it stands.
+async fn send(
+    cluster: &Cluster,
+    service: Service,
+    epoch: Option<crate::types::Epoch>,
+    body: Bytes,
+) -> Result<Bytes, PeerError> {
+    let deadline = cluster.options().deadline;
+    let request = Request { to: NodeId(1), lane: Lane::Bulk, service, epoch, deadline, body };
+    cluster.node(2).transport.call(request).await
+}
+
+#[test]
+fn requests_of_another_layout_of_strange_partitions_and_of_nonsense_are_refused() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(5, 8).await;
+        let layout = Layout::new((1..=5).map(NodeId), 3);
+        let held_by_1 = |text: &String| layout.holds(NodeId(1), key(text).partition());
+        let names: Vec<String> = (0..50).map(|number| format!("key-{number}")).collect();
+        let own = names.iter().find(|text| held_by_1(text)).expect("one that node 1 holds");
+        let strange = names.iter().find(|text| !held_by_1(text)).expect("one that it does not");
+        let write =
+            |text: &str| messages::encode_writes(std::iter::once((&key(text), &record(1, "one"))));
+        let read = |text: &str| messages::encode_reads(std::iter::once(&key(text)));
+        let good = Some(STATIC_EPOCH);
+        let other = Some(crate::types::Epoch(2));
+        let nonsense = Bytes::from_static(b"nonsense");
+        let refused = [
+            (Service::ReplicaWrite, other, write(own)),
+            (Service::ReplicaWrite, None, write(own)),
+            (Service::ReplicaWrite, good, write(strange)),
+            (Service::ReplicaWrite, good, nonsense.clone()),
+            (Service::ReplicaRead, other, read(own)),
+            (Service::ReplicaRead, good, read(strange)),
+            (Service::ReplicaRead, good, nonsense.clone()),
+            (Service::ReplicaList, good, nonsense),
+            (Service::Forward, good, Bytes::new()),
+        ];
+        for (service, epoch, body) in refused {
+            let answer = send(&cluster, service, epoch, body).await;
+            assert!(matches!(answer, Err(PeerError::Refused { .. })), "{service:?} {answer:?}");
+        }
+        assert_eq!((cluster.held(1, own), cluster.held(1, strange)), (None, None));
+        send(&cluster, Service::ReplicaWrite, good, write(own)).await.expect("a good write");
+        assert_eq!(shown(cluster.held(1, own)), Some("one".to_owned()));
+    });
+}
+
+#[test]
+fn concurrent_reads_of_large_values_come_in_several_messages() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(3, 9).await;
+        let large = "x".repeat(900 << 10);
+        let names: Vec<String> = (0..40).map(|number| format!("key-{number}")).collect();
+        for text in &names {
+            cluster.put(1, text, &large).await;
+        }
+        cluster.sleep_ms(1_000).await;
+        // Together they exceed what a message may hold.
+        let reads = names.iter().map(|text| cluster.get(2, text));
+        for read in futures_util::future::join_all(reads).await {
+            assert_eq!(read.map(|value| value.len()), Some(900 << 10));
+        }
+    });
+}
+
+#[test]
+fn concurrent_writes_to_a_peer_share_messages() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(3, 10).await;
+        cluster.put(1, "warm", "up").await;
+        let service = crate::telemetry::ServiceLabel { service: "replica_write" };
+        let sent = || {
+            let metrics = &cluster.node(1).metrics;
+            metrics.peer_messages_sent.get_or_create(&service).get()
+        };
+        let before = sent();
+        let names: Vec<String> = (0..200).map(|number| format!("key-{number}")).collect();
+        let writes = names.iter().map(|text| cluster.put(1, text, "v"));
+        assert_eq!(futures_util::future::join_all(writes).await.len(), 200);
+        let messages = sent() - before;
+        assert!(messages < 40, "{messages} messages for 200 writes to two peers");
+    });
+}
+
+#[test]
+fn every_partition_is_served() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(4, 11).await;
+        let mut partitions: Vec<Partition> = Vec::new();
+        for number in 0..1_500 {
+            let text = format!("key-{number}");
+            if !partitions.contains(&key(&text).partition()) {
+                partitions.push(key(&text).partition());
+                cluster.put((number % 4 + 1) as u16, &text, "v").await;
+                assert_eq!(
+                    cluster.get(((number + 1) % 4 + 1) as u16, &text).await.as_deref(),
+                    Some("v")
+                );
+            }
+        }
+        assert_eq!(partitions.len(), crate::types::PARTITIONS);
+    });
+}
