@@ -30,11 +30,14 @@ const APPEND_QUEUE: usize = 64;
 /// Snapshot messages that wait.
 const SNAPSHOT_QUEUE: usize = 16;
 
+/// The requests of one peer that wait, and the task that takes them.
+type Queue = (mpsc::Sender<Inbound>, Task<()>);
+
 /// Takes requests and hands them to openraft.
 pub(super) struct Inbox {
     raft: Raft,
     runtime: Runtime,
-    appends: Mutex<BTreeMap<NodeId, (mpsc::Sender<Inbound>, Task<()>)>>,
+    appends: Mutex<BTreeMap<NodeId, Queue>>,
     snapshots: mpsc::Sender<Inbound>,
     receiver: Task<()>,
 }
