@@ -140,8 +140,20 @@ impl Machine {
         let checkpoint = move || table.checkpoint().map_err(io::Error::other);
         self.runtime.blocking(checkpoint).await?;
         self.metrics.checkpoints.inc();
-        self.checkpoint.send_replace(Some(meta.clone()));
+        self.note_checkpoint(meta.clone());
         Ok(meta)
+    }
+
+    /// Remembers a checkpoint, unless a later one is known: one that began before a snapshot was
+    /// installed may end after it.
+    fn note_checkpoint(&self, meta: SnapshotMeta) {
+        self.checkpoint.send_if_modified(|known| {
+            let newer = known.as_ref().is_none_or(|it| it.last_log_id <= meta.last_log_id);
+            if newer {
+                *known = Some(meta);
+            }
+            newer
+        });
     }
 
     fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
@@ -171,7 +183,7 @@ impl Machine {
         let index = index_of(&loaded.group);
         *self.state.lock() = loaded;
         self.metrics.snapshots_installed.inc();
-        self.checkpoint.send_replace(Some(manifest.meta()));
+        self.note_checkpoint(manifest.meta());
         self.installing.store(false, Ordering::Release);
         self.applied.send_replace(index);
         Ok(())
