@@ -13,22 +13,23 @@
 //! on after a failed sync. [`Node::stop`] finishes what is under way and takes a checkpoint, so that
 //! the next start has little to replay; a crash instead loses nothing that was acknowledged.
 
+mod greeter;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use greeter::{NodeGreeter, NodeHandler};
 
 use crate::config::{Engine, Settings};
 use crate::consensus::{Consensus, ConsensusOptions, RaftReplay};
 use crate::error::StartError;
 use crate::peer::memory::MemoryNetwork;
 use crate::peer::tcp::{TcpOptions, TcpTransport};
-use crate::peer::{
-    Greeter, Hello, Inbound, Lane, PeerHandler, Rejection, Service, SharedTransport,
-};
+use crate::peer::{PeerHandler, SharedTransport};
 use crate::replication::{self, ReplicaRecovery, Replicator, ReplicatorParts};
 use crate::runtime::Runtime;
+use crate::runtime::watch;
 use crate::storage::disk::{Disk, RealDisk};
 use crate::storage::identity::Identity;
 use crate::storage::log::{CommitLog, LogError, LogOptions, LogUser, Position};
@@ -433,83 +434,4 @@ async fn start_consensus(
     })
     .await?;
     Ok(Arc::new(consensus))
-}
-
-/// Sends each request to the part that it is for.
-struct NodeHandler {
-    consensus: Arc<Consensus>,
-    replicator: Arc<dyn Replicator>,
-}
-
-impl PeerHandler for NodeHandler {
-    fn handle(&self, inbound: Inbound) {
-        match inbound.service {
-            Service::RaftAppend
-            | Service::RaftVote
-            | Service::RaftSnapshot
-            | Service::RaftTransfer => self.consensus.handle(inbound),
-            Service::Forward
-            | Service::ReadIndex
-            | Service::ReplicaWrite
-            | Service::ReplicaRead
-            | Service::ReplicaList => self.replicator.handle(inbound),
-        }
-    }
-}
-
-/// Says who this node is, and whom it talks to.
-struct NodeGreeter {
-    identity: Arc<Identity>,
-    settings: Settings,
-    failed: watch::Sender<Option<String>>,
-}
-
-impl Greeter for NodeGreeter {
-    fn hello(&self, lane: Lane) -> Hello {
-        Hello {
-            cluster: self.identity.cluster(),
-            node: self.identity.node(),
-            incarnation: self.identity.incarnation(),
-            mode: self.settings.mode,
-            client_address: self.settings.advertise.clone(),
-            lane,
-        }
-    }
-
-    fn accept(&self, hello: &Hello) -> Result<(), Rejection> {
-        let node = hello.node;
-        if !self.settings.peers.contains_key(&node) {
-            return Err(Rejection::Unknown { node });
-        }
-        if hello.mode != self.settings.mode {
-            let (ours, theirs) = (self.settings.mode, hello.mode);
-            return Err(Rejection::OtherMode { ours, theirs });
-        }
-        if let (Some(ours), Some(theirs)) = (self.identity.cluster(), hello.cluster)
-            && ours != theirs
-        {
-            return Err(Rejection::OtherCluster { ours, theirs });
-        }
-        let offered = hello.incarnation;
-        match self.identity.meet(node, offered) {
-            Ok(known) if known == offered => Ok(()),
-            Ok(known) => Err(Rejection::OtherIncarnation { node, known, offered }),
-            Err(error) => {
-                fail(&self.failed, format!("a peer could not be remembered: {error}"));
-                Err(Rejection::Unknown { node })
-            }
-        }
-    }
-
-    fn rejected(&self, by: NodeId, rejection: Rejection) {
-        match rejection {
-            Rejection::OtherIncarnation { node, known, offered }
-                if node == self.identity.node() && offered == self.identity.incarnation() =>
-            {
-                let (known, own) = (known.to_string(), offered.to_string());
-                fail(&self.failed, StartError::WipedNode { node, known, own }.to_string());
-            }
-            other => tracing::warn!(%by, %other, "a peer does not talk to this node"),
-        }
-    }
 }

@@ -32,6 +32,8 @@ use rand::{Rng, SeedableRng};
 use tokio::task::AbortHandle;
 pub use tokio::time::Instant;
 
+pub mod watch;
+
 tokio::task_local! {
     /// The simulated runtime that the current task belongs to, for code that is given no handle.
     static CURRENT: Runtime;

@@ -10,7 +10,6 @@ use openraft::errors::{
     RaftError,
 };
 use openraft::{BasicNode, LinearizerOption, ReadPolicy, ServerState};
-use tokio::sync::watch;
 
 use super::inbound::Inbox;
 use super::log_store::LogStore;
@@ -23,6 +22,7 @@ use super::{
 };
 use crate::error::StartError;
 use crate::peer::{Inbound, MAX_MESSAGE_BYTES};
+use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime, Task};
 use crate::telemetry::Metrics;
 use crate::types::{ClusterId, NodeId};

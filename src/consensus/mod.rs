@@ -36,6 +36,7 @@ mod snapshot_sender;
 mod state_machine;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use group::Consensus;
 

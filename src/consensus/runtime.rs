@@ -1,6 +1,7 @@
 //! openraft's runtime over the project's own seam.
 //!
-//! Channels, locks and timers are tokio's, which obey a paused clock. Tasks go through
+//! Channels, locks and timers are tokio's, which obey a paused clock; watched values are the
+//! project's, which wake their waiters in an order that replays. Tasks go through
 //! [`Runtime::spawn`] where a simulated node asks, so that they die with the node, and random
 //! numbers come from the node's seeded generator, so that elections replay.
 
@@ -13,6 +14,7 @@ use openraft::{AsyncRuntime, OptionalSend};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::watch::SeamWatch;
 use crate::runtime::Runtime;
 
 /// See the module.
@@ -29,7 +31,7 @@ impl AsyncRuntime for SeamRuntime {
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = StdRng;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Watch = SeamWatch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

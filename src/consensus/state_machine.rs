@@ -13,13 +13,13 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::apply::{Applying, GroupState, MachineState};
 use super::codec;
 use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Incoming, Manifest};
 use crate::runtime::Runtime;
+use crate::runtime::watch;
 use crate::storage::disk::Disk;
 use crate::storage::table::{Table, TableView};
 use crate::telemetry::Metrics;

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::connection::LinkMetrics;
 use super::handshake::Wire;
 use super::link::{Call, Link};
 use super::{Greeter, Lane, PeerError, PeerHandler, PeerView, Request};
+use crate::runtime::watch;
 use crate::runtime::{Runtime, Task};
 use crate::telemetry::Metrics;
 use crate::types::NodeId;

@@ -6,13 +6,14 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::open::{Opened, open};
 use super::queue::Shared;
 use super::segments::{Segment, Segments};
 use super::writer::Writer;
 use super::{Completion, Kind, LogError, LogOptions, LogUser, NewRecord, Position, ReplayedRecord};
+use crate::runtime::watch;
 use crate::storage::disk::Disk;
 
 /// The commit log. Share it in an `Arc`.

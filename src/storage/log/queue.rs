@@ -1,11 +1,12 @@
 //! What waits to be written, and the state that the log and its writer share.
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::codec::{self, MAX_RECORD_BYTES};
 use super::segments::{Segments, Tail};
 use super::{Completion, LogError, NewRecord, Position};
+use crate::runtime::watch;
 
 /// How many bytes of records may wait for the writer. Callers bound what they have under way, far
 /// below this; an append beyond it fails, because a queue without a bound is a crash in waiting.

@@ -8,13 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::codec;
 use super::queue::{Batch, Shared};
 use super::segments::{Segment, Tail};
 use super::{LogError, NewRecord};
 use crate::runtime::Runtime;
+use crate::runtime::watch;
 use crate::storage::disk::Disk;
 use crate::telemetry::Metrics;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::machine::{Machine, PlainTable};
 use super::wires::{WireFate, Wires};
@@ -18,6 +18,7 @@ use crate::consensus::{
 use crate::peer::{Inbound, Request, Service};
 use crate::replication::leader::{Group, Leader, LeaderOptions};
 use crate::replication::{Replicator, RequestOptions};
+use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime};
 use crate::storage::table::{Table, TableBatch};
 use crate::telemetry::Metrics;
@@ -215,11 +216,12 @@ impl World {
 
     fn catch_up(&self, id: NodeId, index: usize) {
         let (node, log) = (&self.nodes[&id], self.log.lock());
-        node.applied.send_modify(|applied| {
+        node.applied.send_if_modified(|applied| {
             for (_, batch) in log.iter().take(index).skip(*applied) {
                 node.table.apply(batch.clone()).expect("a plain table never fails");
             }
             *applied = (*applied).max(index);
+            true
         });
     }
 }
