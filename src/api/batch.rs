@@ -15,15 +15,15 @@ use http::HeaderValue;
 use serde::Serialize;
 
 use crate::config::Limits;
-use crate::replication::RequestOptions;
-use crate::types::{Change, Content, Key, Outcome, Write};
+use crate::replication::{Cost, RequestOptions};
+use crate::types::{Change, Content, EffectiveLevel, Key, Outcome, Record, Write};
 
 use super::batch_body::{self, Op};
 use super::body;
 use super::counters::Operation;
+use super::failure::{BodyError, Failure, Invalid, RuledOut};
 use super::headers as h;
 use super::kv;
-use super::problem::{BodyError, Failure, Invalid, RuledOut};
 use super::query::Parameters;
 use super::shared::{Call, Shared, json, wants_trace};
 use super::value::ValueText;
@@ -105,8 +105,28 @@ async fn batch(shared: &Shared, call: &mut Call, request: Request) -> Result<Res
     drop(body);
     // Each operation counts as a request; one of them was let in above.
     let _admitted = shared.admit(works.len().saturating_sub(1))?;
-    let results = join_all(works.into_iter().map(|work| run(shared, work, options.clone()))).await;
-    Ok(json(&Results { results: &results }))
+    let done = join_all(works.into_iter().map(|work| run(shared, work, options.clone()))).await;
+    let (results, served): (Vec<OpResult>, Vec<Served>) = done.into_iter().unzip();
+    let mut response = json(&Results { results: &results });
+    if let Some((level, cost)) = served_as_one(served.into_iter().flatten()) {
+        shared.say_served(call, response.headers_mut(), level, cost);
+    }
+    Ok(response)
+}
+
+/// The level and cost of an operation that was served.
+type Served = Option<(EffectiveLevel, Cost)>;
+
+/// The level of a whole batch, where its operations agree on one; all their messages; and the
+/// fewest replicas that any of their answers rests on.
+fn served_as_one(served: impl Iterator<Item = (EffectiveLevel, Cost)>) -> Served {
+    served.map(Some).reduce(|all, one| match (all, one) {
+        (Some((level, all)), Some((same, one))) if level == same => {
+            let messages = all.messages.saturating_add(one.messages);
+            Some((level, Cost { messages, acks: all.acks.min(one.acks) }))
+        }
+        _ => None,
+    })?
 }
 
 /// The operations of a body; nothing has been done yet where one of them makes no sense.
@@ -165,31 +185,38 @@ fn checked_type(text: Cow<'_, str>) -> Result<String, Invalid> {
     kv::content_type(&value)
 }
 
-async fn run(shared: &Shared, work: Work, options: RequestOptions) -> OpResult {
+async fn run(shared: &Shared, work: Work, options: RequestOptions) -> (OpResult, Served) {
     match work {
-        Work::Refused { invalid, is_write } => failed(&invalid.into(), is_write),
+        Work::Refused { invalid, is_write } => (failed(&invalid.into(), is_write), None),
         Work::Read(key) => match shared.api.replicator.read(key, options).await {
-            Err(error) => failed(&error.into(), false),
-            Ok(answer) => match answer.record.map(|record| (record.version, record.content)) {
-                Some((version, Content::Value { bytes, content_type, .. })) => OpResult::Found {
-                    status: 200,
-                    etag: version.etag(),
-                    content_type,
-                    value: bytes,
-                },
-                Some((_, Content::Tombstone)) | None => {
-                    failed(&Failure::Request(Invalid::RuledOut(RuledOut::NoSuchKey)), false)
-                }
-            },
+            Err(error) => (failed(&error.into(), false), None),
+            Ok(answer) => {
+                let served = Some((answer.level, answer.cost));
+                (found(answer.record), served)
+            }
         },
         Work::Write(write) => match shared.api.replicator.write(write, options).await {
-            Err(error) => failed(&error.into(), true),
-            Ok(answer) => OpResult::Written {
-                status: 204,
-                etag: answer.version.etag(),
-                superseded: answer.superseded_by.map(|version| version.to_string()),
-            },
+            Err(error) => (failed(&error.into(), true), None),
+            Ok(answer) => {
+                let result = OpResult::Written {
+                    status: 204,
+                    etag: answer.version.etag(),
+                    superseded: answer.superseded_by.map(|version| version.to_string()),
+                };
+                (result, Some((answer.level, answer.cost)))
+            }
         },
+    }
+}
+
+fn found(record: Option<Record>) -> OpResult {
+    match record.map(|record| (record.version, record.content)) {
+        Some((version, Content::Value { bytes, content_type, .. })) => {
+            OpResult::Found { status: 200, etag: version.etag(), content_type, value: bytes }
+        }
+        Some((_, Content::Tombstone)) | None => {
+            failed(&Failure::Request(Invalid::RuledOut(RuledOut::NoSuchKey)), false)
+        }
     }
 }
 

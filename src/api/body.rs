@@ -9,10 +9,10 @@ use hyper::body::Body;
 
 use crate::runtime::{Instant, Runtime};
 
-use super::problem::BodyError;
+use super::failure::BodyError;
 
-/// Bodies up to this are copied out of the connection's read buffer, in bytes: a few bytes kept in a
-/// cache must not hold on to a buffer of many, and the connection can use its buffer again.
+/// Bodies up to this are copied out of the connection's read buffer, in bytes: a few bytes kept in
+/// a cache must not hold on to a buffer of many, and the connection can use its buffer again.
 const COPY_UP_TO_BYTES: usize = 8 << 10;
 
 /// How much memory a body that names its length is given before its bytes arrive, in bytes.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::types::{Condition, Version};
 
-use super::problem::Invalid;
+use super::failure::Invalid;
 
 /// How many entity tags one request may name.
 const MAX_TAGS: usize = 64;

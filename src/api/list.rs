@@ -13,8 +13,8 @@ use crate::types::{Content, Key, Record};
 
 use super::counters::Operation;
 use super::cursor;
+use super::failure::{Failure, Invalid};
 use super::headers::QUORATE_TRACE;
-use super::problem::{Failure, Invalid};
 use super::query::{Parameters, bad, expected, once};
 use super::shared::{Call, Shared, json, wants_trace};
 use super::value::ValueText;

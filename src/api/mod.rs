@@ -43,6 +43,7 @@ mod cluster;
 mod conditions;
 mod counters;
 mod cursor;
+mod failure;
 mod headers;
 mod kv;
 mod list;
@@ -57,7 +58,7 @@ mod value;
 pub use server::serve;
 
 use counters::Operation;
-use problem::Invalid;
+use failure::Invalid;
 use shared::Shared;
 
 /// What the API is put together from.

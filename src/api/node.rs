@@ -11,7 +11,7 @@ use crate::types::{Mode, NodeId};
 
 use super::LogFacts;
 use super::counters::Operation;
-use super::problem::{Failure, Invalid};
+use super::failure::{Failure, Invalid};
 use super::query;
 use super::shared::{Shared, json, with_type};
 

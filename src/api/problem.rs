@@ -9,12 +9,13 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::error::{ReadError, Refusal, WriteError};
 use crate::types::{KeyError, NodeId, Outcome, Version};
 
+use super::failure::{BodyError, Failure, Invalid, RuledOut};
 use super::headers::{etag, number, text};
 
 /// What problem documents are named by; the code follows. `docs/api.md` lists them.
@@ -23,105 +24,6 @@ const TYPE_PREFIX: &str = "urn:quorate:problem:";
 /// Where somebody who is lost should look.
 const PATHS: &str = "keys are at /v1/kv/{key}, lists at /v1/kv, the cluster at /v1/cluster, this \
                      node at /v1/node, /healthz, /readyz and /metrics";
-
-/// Why a request is not answered with what it asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// The replicator gave no answer to a read.
-    Read(ReadError),
-    /// The replicator did not acknowledge a write.
-    Write(WriteError),
-    /// The request itself cannot be served; no replicator was asked, or a read answered and the
-    /// request's conditions rule its answer out.
-    Request(Invalid),
-}
-
-impl From<ReadError> for Failure {
-    fn from(error: ReadError) -> Failure {
-        Failure::Read(error)
-    }
-}
-
-impl From<WriteError> for Failure {
-    fn from(error: WriteError) -> Failure {
-        Failure::Write(error)
-    }
-}
-
-impl From<Invalid> for Failure {
-    fn from(invalid: Invalid) -> Failure {
-        Failure::Request(invalid)
-    }
-}
-
-/// What the API itself refuses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Invalid {
-    UnknownPath {
-        path: String,
-    },
-    WrongMethod {
-        method: Method,
-        allowed: &'static str,
-    },
-    Key(KeyError),
-    UnknownParameter {
-        name: String,
-        allowed: Vec<&'static str>,
-    },
-    Parameter {
-        name: &'static str,
-        problem: String,
-    },
-    /// Percent-encoding that decodes to nothing.
-    Escape {
-        place: &'static str,
-    },
-    Header {
-        name: &'static str,
-        problem: String,
-    },
-    NotImplemented {
-        what: String,
-    },
-    /// More requests at once than the setting allows.
-    TooManyRequests {
-        limit: usize,
-    },
-    NotReady {
-        reason: String,
-    },
-    Body(BodyError),
-    RuledOut(RuledOut),
-}
-
-/// What is wrong with a request's body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BodyError {
-    Malformed {
-        problem: String,
-    },
-    /// A `Content-Encoding`, which would be lost.
-    Encoded,
-    TooLarge {
-        what: &'static str,
-        limit_bytes: usize,
-    },
-    TimedOut {
-        waited_ms: u128,
-    },
-    Broken {
-        problem: String,
-    },
-}
-
-/// What a read found, and why it is not what the request asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RuledOut {
-    NoSuchKey,
-    Precondition { current: Version },
-    Range { length: usize },
-}
 
 /// An answer that says what went wrong (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -424,5 +326,33 @@ impl Problem {
         }
         // Text and numbers alone: this cannot fail.
         serde_json::to_vec(&document).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The guide's table of errors.
+    const GUIDE: &str = include_str!("../../docs/api.md");
+
+    #[test]
+    fn the_guide_has_every_code_with_its_status() {
+        let source = include_str!("problem.rs").split("#[cfg(test)]").next().unwrap_or_default();
+        let source = source.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut codes = vec![("400", "key-empty"), ("400", "key-too-long"), ("429", "overloaded")];
+        for call in source.split("problem(").skip(1) {
+            let mut arguments = call.trim_start().splitn(3, ", ");
+            let (status, code) = (arguments.next(), arguments.next());
+            if let (Some(status), Some(code)) = (status, code)
+                && status.parse::<u16>().is_ok()
+                && code.starts_with('"')
+            {
+                codes.push((status, code.trim_matches('"')));
+            }
+        }
+        assert!(codes.len() > 25, "only found {codes:?}");
+        for (status, code) in codes {
+            let row = format!("| {status} | `{code}` |");
+            assert!(GUIDE.contains(&row), "docs/api.md has no row {row}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::types::Level;
 
-use super::problem::Invalid;
+use super::failure::Invalid;
 
 /// The parameters that every data request takes.
 const COMMON: [&str; 5] = ["consistency", "r", "w", "forward", "timeout"];

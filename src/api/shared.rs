@@ -14,8 +14,8 @@ use crate::types::{EffectiveLevel, Key};
 
 use super::Api;
 use super::counters::{Counters, Operation};
+use super::failure::{Failure, Invalid};
 use super::headers as h;
-use super::problem::{Failure, Invalid};
 use super::query::{self, Parameters};
 
 /// The state behind a [`super::Service`].

@@ -2,8 +2,8 @@
 //!
 //! **Guarantees.** The three outcomes of a write stay apart: an answer, a failure after which the
 //! write definitely did not happen, and a failure after which it may have
-//! ([`ClientError::outcome`]). A request is sent to one node; only where no connection could be made
-//! to it is the next address tried, so nothing is ever sent twice.
+//! ([`ClientError::outcome`]). A request is sent to one node; only where no connection could be
+//! made to it is the next address tried, so nothing is ever sent twice.
 //!
 //! **Does not** retry, follow redirects, cache, or use proxies: a store's client that quietly did
 //! any of these would hide what it is there to show.
@@ -34,8 +34,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much longer than its own timeout an answer may take on the way.
 const TRAVEL_TIME: Duration = Duration::from_secs(1);
 
-/// How long an unused connection is kept: less than nodes keep it, so that no request is sent into a
-/// connection that the node is closing.
+/// How long an unused connection is kept: less than nodes keep it, so that no request is sent into
+/// a connection that the node is closing.
 const KEEP_IDLE: Duration = Duration::from_secs(60);
 
 /// The longest answer that is read, in bytes.

@@ -1,4 +1,5 @@
-//! JSON answers as types. Fields that are not known here are passed over: a newer node may say more.
+//! JSON answers as types. Fields that are not known here are passed over: a newer node may say
+//! more.
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};

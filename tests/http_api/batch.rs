@@ -3,7 +3,7 @@
 use quorate::types::Mode;
 use serde_json::{Value, json};
 
-use crate::world::{in_a_limited_world, in_a_world};
+use crate::world::{build, in_a_limited_world, in_a_world};
 
 #[test]
 fn each_operation_has_a_result_in_its_place() {
@@ -23,8 +23,14 @@ fn each_operation_has_a_result_in_its_place() {
             {"op": "put", "key": "ttl", "value": "1", "ttl": "30s"},
             {"op": "put", "key": "type", "value": "1", "content_type": "a\nb"},
         ]});
-        let answer = world.post("/v1/batch?timeout=2s", batch.to_string()).await;
+        let traced = [("quorate-trace", "1")];
+        let request = build("POST", "/v1/batch?timeout=2s", &traced, batch.to_string().into());
+        let answer = world.send(request).await;
         assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.header("quorate-consistency"), Some("linearizable"));
+        // Six operations were served, four messages each.
+        assert_eq!(answer.header("quorate-messages"), Some("24"));
+        assert_eq!(answer.header("quorate-acks"), Some("2"));
         let results = answer.json()["results"].as_array().expect("results").clone();
         let found = json!({"status": 200, "value": "1", "etag": etag, "content_type": null});
         assert_eq!(results[0], found);

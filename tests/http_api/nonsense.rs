@@ -108,7 +108,10 @@ proptest! {
     #[test]
     fn a_batch_of_any_bytes_is_answered(body in prop_oneof![
         prop::collection::vec(any::<u8>(), 0..128),
-        r#"\{"operations":\[(\{"(op|key)":"(get|put|a)"(,"(value|ttl|key)":"?[a-z0-9]*"?)?\},?){0,3}\]\}"#
+        concat!(
+            r#"\{"operations":\[(\{"(op|key)":"(get|put|a)""#,
+            r#"(,"(value|ttl|key)":"?[a-z0-9]*"?)?\},?){0,3}\]\}"#,
+        )
             .prop_map(String::into_bytes),
     ]) {
         in_a_world(Mode::Leader, |world| async move {
