@@ -121,6 +121,12 @@ impl Consensus {
         self.leader()
     }
 
+    /// How many snapshots were installed here since the start; `None` while one is, and the table is
+    /// incomplete. Between two equal answers no installation was under way.
+    pub fn installs(&self) -> Option<u64> {
+        self.machine.installs()
+    }
+
     /// The group as this node sees it.
     pub fn status(&self) -> ConsensusStatus {
         let receiver = self.raft.metrics();

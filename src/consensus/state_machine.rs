@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -43,7 +43,8 @@ pub(super) struct Machine {
     orders_data: bool,
     state: Mutex<MachineState>,
     applied: watch::Sender<u64>,
-    installing: AtomicBool,
+    /// Installations begun and ended, both counted: odd while one is under way.
+    installs: AtomicU64,
     /// The last checkpoint, as openraft was told of it.
     checkpoint: watch::Sender<Option<SnapshotMeta>>,
     /// One snapshot is sent at a time: a second view would end the first.
@@ -89,7 +90,7 @@ impl Machine {
             orders_data,
             applied: watch::Sender::new(index_of(&state.group)),
             state: Mutex::new(state),
-            installing: AtomicBool::new(false),
+            installs: AtomicU64::new(0),
             checkpoint: watch::Sender::new(None),
             sending: tokio::sync::Mutex::new(()),
         })
@@ -117,7 +118,13 @@ impl Machine {
 
     /// Whether the table is incomplete.
     pub(super) fn is_installing(&self) -> bool {
-        self.installing.load(Ordering::Acquire)
+        self.installs().is_none()
+    }
+
+    /// See [`super::Consensus::installs`].
+    pub(super) fn installs(&self) -> Option<u64> {
+        let count = self.installs.load(Ordering::SeqCst);
+        count.is_multiple_of(2).then_some(count / 2)
     }
 
     /// Takes a view together with the state it belongs to.
@@ -177,14 +184,15 @@ impl Machine {
         {
             // A capture is taken before this or refused after it.
             let _state = self.state.lock();
-            self.installing.store(true, Ordering::Release);
+            // One that failed has left the count odd, and the table as incomplete as it was.
+            self.installs.fetch_or(1, Ordering::SeqCst);
         }
         let loaded = snapshot::install(&*self.table, &*self.disk, manifest, self.orders_data)?;
         let index = index_of(&loaded.group);
         *self.state.lock() = loaded;
         self.metrics.snapshots_installed.inc();
         self.note_checkpoint(manifest.meta());
-        self.installing.store(false, Ordering::Release);
+        self.installs.fetch_add(1, Ordering::SeqCst);
         self.applied.send_replace(index);
         Ok(())
     }

@@ -40,6 +40,9 @@ pub trait Group: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Option<NodeId>> + Send;
 
+    /// See [`Consensus::installs`].
+    fn installs(&self) -> Option<u64>;
+
     /// See [`Consensus::status`].
     fn status(&self) -> ConsensusStatus;
 
@@ -66,6 +69,10 @@ impl Group for Consensus {
 
     async fn leader_change(&self, than: Option<NodeId>, deadline: Instant) -> Option<NodeId> {
         Consensus::leader_change(self, than, deadline).await
+    }
+
+    fn installs(&self) -> Option<u64> {
+        Consensus::installs(self)
     }
 
     fn status(&self) -> ConsensusStatus {

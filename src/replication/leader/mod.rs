@@ -19,8 +19,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::{
-    ClusterStatus, Cost, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions,
-    WriteAnswer, fold,
+    ClusterStatus, Cost, List, ListAnswer, ReadAnswer, Replicator, RequestOptions, WriteAnswer,
+    fold,
 };
 use crate::consensus::{Consensus, Submission};
 use crate::error::{ReadError, Refusal, WriteError};
@@ -30,8 +30,9 @@ use crate::storage::encoding;
 use crate::storage::rows;
 use crate::storage::table::{Table, TableError};
 use crate::telemetry::Metrics;
-use crate::types::{EffectiveLevel, Epoch, Key, Level, Mode, NodeId, Record, Write};
+use crate::types::{EffectiveLevel, Key, Level, Mode, NodeId, Record, Write};
 
+mod context;
 mod flight;
 mod forward;
 mod gate;
@@ -45,8 +46,9 @@ mod tests;
 
 pub use self::group::Group;
 
+use self::context::Context;
 use self::forward::{Verdict, decode, encode};
-use self::gate::{Confirmed, ReadGate};
+use self::gate::ReadGate;
 use self::list::TableRows;
 use self::pump::Pump;
 use self::queue::{Full, Pending, Queue, Remote, write_bytes};
@@ -82,17 +84,12 @@ pub struct LeaderOptions<G = Consensus> {
     pub metrics: Metrics,
 }
 
-/// What the parts of leader mode share on one node.
-struct Context<G> {
-    runtime: Runtime,
-    node: NodeId,
-    peers: BTreeMap<NodeId, String>,
-    advertise: String,
-    group: Arc<G>,
-    table: Arc<dyn Table>,
-    transport: SharedTransport,
-    metrics: Metrics,
-    queue: Queue,
+/// A read that may look at the table.
+struct Admitted {
+    level: EffectiveLevel,
+    cost: Cost,
+    /// For [`Context::still_whole`], afterwards.
+    installs: u64,
 }
 
 /// Leader mode on one node.
@@ -133,10 +130,10 @@ impl<G: Group> Leader<G> {
         }
     }
 
-    /// Passes the gate where the level asks for it; gives the level that is served, and its cost.
-    async fn admit(&self, options: &RequestOptions) -> Result<(EffectiveLevel, Cost), ReadError> {
+    /// Passes the gate where the level asks for it.
+    async fn admit(&self, options: &RequestOptions) -> Result<Admitted, ReadError> {
         refuse_replica_counts(options)?;
-        let admitted = match options.level.unwrap_or(Level::default_for(Mode::Leader)) {
+        let (level, cost) = match options.level.unwrap_or(Level::default_for(Mode::Leader)) {
             Level::Linearizable | Level::Quorum => {
                 let confirmed = self.gate.pass(options.deadline).await?;
                 (EffectiveLevel::Linearizable, self.context.read_cost(confirmed))
@@ -147,8 +144,8 @@ impl<G: Group> Leader<G> {
             }
             Level::Local => (EffectiveLevel::Local, Cost { messages: 0, acks: 1 }),
         };
-        self.context.refuse_while_installing()?;
-        Ok(admitted)
+        let installs = self.context.whole_table()?;
+        Ok(Admitted { level, cost, installs })
     }
 
     async fn write(
@@ -192,10 +189,9 @@ impl<G: Group> Leader<G> {
     }
 
     async fn read(&self, key: Key, options: RequestOptions) -> Result<ReadAnswer, ReadError> {
-        let (level, cost) = self.admit(&options).await?;
+        let Admitted { level, cost, installs } = self.admit(&options).await?;
         let row = self.context.table.get(&rows::data_row(&key)).map_err(table_refusal)?;
-        // Again: a row read while the table was being replaced means nothing.
-        self.context.refuse_while_installing()?;
+        self.context.still_whole(installs)?;
         let record = row.as_ref().map(encoding::decode).transpose();
         let record = record.map_err(|error| damaged(&key, &error))?;
         Ok(ReadAnswer { record, level, cost })
@@ -203,13 +199,13 @@ impl<G: Group> Leader<G> {
 
     async fn list(&self, list: List, options: RequestOptions) -> Result<ListAnswer, ReadError> {
         let asked_at = self.context.runtime.now();
-        let (level, cost) = self.admit(&options).await?;
+        let Admitted { level, cost, installs } = self.admit(&options).await?;
         let mut source = TableRows::new(&self.context.runtime, &self.context.table, &list.prefix);
         let page = fold::fold(&mut source, &list, self.context.runtime.wall_ms());
         let waited = options.deadline.saturating_duration_since(asked_at);
         let page = self.context.runtime.deadline(options.deadline, page).await;
         let page = page.ok_or(ReadError::TimedOut { waited })??;
-        self.context.refuse_while_installing()?;
+        self.context.still_whole(installs)?;
         Ok(ListAnswer { items: page.items, prefixes: page.prefixes, next: page.next, level, cost })
     }
 
@@ -334,80 +330,6 @@ impl<G: Group> Replicator for Leader<G> {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.stop())
-    }
-}
-
-impl<G: Group> Context<G> {
-    /// Why a write or read found no leader, for people.
-    fn no_leader(&self, leader: Option<NodeId>) -> String {
-        match leader {
-            None => "no leader is known: a majority of the nodes must be up and connected".into(),
-            Some(leader) if leader == self.node => {
-                "this node leads, but could not take the request in time".into()
-            }
-            Some(leader) => format!("node {leader} leads, but did not take the request in time"),
-        }
-    }
-
-    /// The refusal of a request that may not be passed on.
-    fn not_leader(&self, leader: NodeId) -> Refusal {
-        match self.transport.peer(leader).and_then(|peer| peer.client_address) {
-            Some(client_address) => Refusal::NotLeader { leader, client_address },
-            None => Refusal::NoLeader {
-                detail: format!("node {leader} leads, but its client address is not known yet"),
-            },
-        }
-    }
-
-    fn refuse_while_installing(&self) -> Result<(), ReadError> {
-        if self.group.status().installing {
-            let detail = "a snapshot is being installed".to_owned();
-            return Err(Refusal::NotReady { detail }.into());
-        }
-        Ok(())
-    }
-
-    /// Messages to and from every other node, once for the batch that the request was part of, and
-    /// two more for a hop to the leader and back. The acknowledgements are a majority's.
-    fn cost(&self, hop: bool) -> Cost {
-        let nodes = self.peers.len();
-        let messages = 2 * (nodes.saturating_sub(1) + usize::from(hop));
-        Cost { messages: messages as u32, acks: (nodes / 2 + 1) as u16 }
-    }
-
-    fn write_cost(&self, forwarded: bool) -> Cost {
-        self.cost(forwarded)
-    }
-
-    fn read_cost(&self, confirmed: Confirmed) -> Cost {
-        self.cost(confirmed.asked_leader)
-    }
-
-    fn cluster_status(&self) -> ClusterStatus {
-        let status = self.group.status();
-        let voters = status.voters.iter().map(|id| (*id, "voter"));
-        let learners = status.learners.iter().map(|id| (*id, "learner"));
-        ClusterStatus {
-            cluster: status.cluster,
-            mode: Mode::Leader,
-            epoch: Epoch(1),
-            node: self.node,
-            leader: status.leader,
-            term: status.term,
-            members: voters.chain(learners).map(|(id, role)| self.member(id, role)).collect(),
-            applied_index: status.applied_index,
-        }
-    }
-
-    fn member(&self, id: NodeId, role: &'static str) -> Member {
-        let peer_address = self.peers.get(&id).cloned().unwrap_or_default();
-        if id == self.node {
-            let client_address = Some(self.advertise.clone());
-            return Member { id, peer_address, client_address, role, reachable: true };
-        }
-        let view = self.transport.peer(id).unwrap_or_default();
-        let (client_address, reachable) = (view.client_address, view.connected);
-        Member { id, peer_address, client_address, role, reachable }
     }
 }
 

@@ -194,6 +194,20 @@ fn nothing_is_served_while_a_snapshot_is_installed() {
 }
 
 #[test]
+fn what_was_read_while_the_table_was_replaced_is_not_served() {
+    in_a_world(15, async |world| {
+        write(&world, 1, "a", "v").await;
+        world.install_while_read(2);
+        for level in [Level::Linearizable, Level::Local] {
+            let refused = read_at(&world, 2, at_level(&world, level)).await;
+            let not_ready = matches!(refused, Err(ReadError::Refused(Refusal::NotReady { .. })));
+            assert!(not_ready, "{refused:?}");
+        }
+        assert_eq!(value(&read(&world, 1).await).as_deref(), Some("v"));
+    });
+}
+
+#[test]
 fn reads_are_served_at_the_levels_that_exist() {
     in_a_world(11, async |world| {
         let quorum = read_at(&world, 2, at_level(&world, Level::Quorum)).await;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +62,9 @@ struct FakeNode {
     applied: watch::Sender<usize>,
     apply_lag: Mutex<Duration>,
     installing: AtomicBool,
+    installs: AtomicU64,
+    /// A snapshot is installed between any two looks at the count.
+    installs_while_read: AtomicBool,
     table: Arc<PlainTable>,
     part: Mutex<Option<Arc<Leader<FakeGroup>>>>,
 }
@@ -128,6 +131,11 @@ impl World {
 
     pub fn set_installing(&self, node: u16, installing: bool) {
         self.nodes[&NodeId(node)].installing.store(installing, Ordering::Relaxed);
+    }
+
+    /// Installs snapshots on a node while its table is read.
+    pub fn install_while_read(&self, node: u16) {
+        self.nodes[&NodeId(node)].installs_while_read.store(true, Ordering::Relaxed);
     }
 
     /// The submissions of every applied entry.
@@ -233,6 +241,8 @@ impl FakeNode {
             applied: watch::Sender::new(0),
             apply_lag: Mutex::new(Duration::from_millis(1)),
             installing: AtomicBool::new(false),
+            installs: AtomicU64::new(0),
+            installs_while_read: AtomicBool::new(false),
             table: Arc::default(),
             part: Mutex::new(None),
         }
@@ -310,8 +320,17 @@ impl Group for FakeGroup {
     async fn leader_change(&self, than: Option<NodeId>, deadline: Instant) -> Option<NodeId> {
         let mut leader = self.own().leader.subscribe();
         let changed = leader.wait_for(|leader| *leader != than);
-        let _ = self.world.runtime.deadline(deadline, changed).await;
+        drop(self.world.runtime.deadline(deadline, changed).await);
         self.leader()
+    }
+
+    fn installs(&self) -> Option<u64> {
+        let installs = &self.own().installs;
+        let count = installs.load(Ordering::Relaxed);
+        if self.own().installs_while_read.load(Ordering::Relaxed) {
+            installs.fetch_add(1, Ordering::Relaxed);
+        }
+        (!self.own().installing.load(Ordering::Relaxed)).then_some(count)
     }
 
     fn status(&self) -> ConsensusStatus {

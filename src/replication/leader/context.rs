@@ -1,0 +1,109 @@
+//! What the parts of leader mode share on one node, and what follows from it alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::gate::Confirmed;
+use super::group::Group;
+use super::queue::Queue;
+use crate::error::{ReadError, Refusal};
+use crate::peer::SharedTransport;
+use crate::replication::{ClusterStatus, Cost, Member};
+use crate::runtime::Runtime;
+use crate::storage::table::Table;
+use crate::telemetry::Metrics;
+use crate::types::{Epoch, Mode, NodeId};
+
+/// What the parts of leader mode share on one node.
+pub struct Context<G> {
+    pub runtime: Runtime,
+    pub node: NodeId,
+    pub peers: BTreeMap<NodeId, String>,
+    pub advertise: String,
+    pub group: Arc<G>,
+    pub table: Arc<dyn Table>,
+    pub transport: SharedTransport,
+    pub metrics: Metrics,
+    pub queue: Queue,
+}
+
+impl<G: Group> Context<G> {
+    /// Why a write or read found no leader, for people.
+    pub fn no_leader(&self, leader: Option<NodeId>) -> String {
+        match leader {
+            None => "no leader is known: a majority of the nodes must be up and connected".into(),
+            Some(leader) if leader == self.node => {
+                "this node leads, but could not take the request in time".into()
+            }
+            Some(leader) => format!("node {leader} leads, but did not take the request in time"),
+        }
+    }
+
+    /// The refusal of a request that may not be passed on.
+    pub fn not_leader(&self, leader: NodeId) -> Refusal {
+        match self.transport.peer(leader).and_then(|peer| peer.client_address) {
+            Some(client_address) => Refusal::NotLeader { leader, client_address },
+            None => Refusal::NoLeader {
+                detail: format!("node {leader} leads, but its client address is not known yet"),
+            },
+        }
+    }
+
+    /// How many snapshots were installed by now; refuses while one is, and rows are missing.
+    pub fn whole_table(&self) -> Result<u64, ReadError> {
+        self.group.installs().ok_or_else(installing)
+    }
+
+    /// Refuses what was read since [`Context::whole_table`] gave `installs`, where the table was
+    /// being replaced meanwhile.
+    pub fn still_whole(&self, installs: u64) -> Result<(), ReadError> {
+        if self.group.installs() == Some(installs) { Ok(()) } else { Err(installing()) }
+    }
+
+    /// Messages to and from every other node, once for the batch that the request was part of, and
+    /// two more for a hop to the leader and back. The acknowledgements are a majority's.
+    fn cost(&self, hop: bool) -> Cost {
+        let nodes = self.peers.len();
+        let messages = 2 * (nodes.saturating_sub(1) + usize::from(hop));
+        Cost { messages: messages as u32, acks: (nodes / 2 + 1) as u16 }
+    }
+
+    pub fn write_cost(&self, forwarded: bool) -> Cost {
+        self.cost(forwarded)
+    }
+
+    pub fn read_cost(&self, confirmed: Confirmed) -> Cost {
+        self.cost(confirmed.asked_leader)
+    }
+
+    pub fn cluster_status(&self) -> ClusterStatus {
+        let status = self.group.status();
+        let voters = status.voters.iter().map(|id| (*id, "voter"));
+        let learners = status.learners.iter().map(|id| (*id, "learner"));
+        ClusterStatus {
+            cluster: status.cluster,
+            mode: Mode::Leader,
+            epoch: Epoch(1),
+            node: self.node,
+            leader: status.leader,
+            term: status.term,
+            members: voters.chain(learners).map(|(id, role)| self.member(id, role)).collect(),
+            applied_index: status.applied_index,
+        }
+    }
+
+    fn member(&self, id: NodeId, role: &'static str) -> Member {
+        let peer_address = self.peers.get(&id).cloned().unwrap_or_default();
+        if id == self.node {
+            let client_address = Some(self.advertise.clone());
+            return Member { id, peer_address, client_address, role, reachable: true };
+        }
+        let view = self.transport.peer(id).unwrap_or_default();
+        let (client_address, reachable) = (view.client_address, view.connected);
+        Member { id, peer_address, client_address, role, reachable }
+    }
+}
+
+fn installing() -> ReadError {
+    Refusal::NotReady { detail: "a snapshot is being installed".to_owned() }.into()
+}
