@@ -87,9 +87,17 @@ pub fn applied_twice(history: &History, keys: &Keys) -> Finding {
 pub fn stale_reads(history: &History, keys: &Keys) -> Vec<Finding> {
     let looks_for = "a read that missed a write acknowledged before the read began";
     let mut levels: BTreeMap<(String, bool), Tally> = BTreeMap::new();
-    for op in history.ops.iter().filter(|op| op.is_answered_read()) {
-        let Some(writes) = keys.get(&op.key) else { continue };
-        let Some(expected) = writes.newest_before(op.invoked_us) else { continue };
+    // A client's own writes came before its reads even where the clock shows one microsecond.
+    let mut own: BTreeMap<(u32, &Key), Version> = BTreeMap::new();
+    for op in &history.ops {
+        if let Some(version) = op.version.filter(|_| op.is_acknowledged_write()) {
+            let newest = own.entry((op.client, &op.key)).or_insert(version);
+            *newest = (*newest).max(version);
+        }
+        let Some(writes) = keys.get(&op.key).filter(|_| op.is_answered_read()) else { continue };
+        let others = writes.newest_before(op.invoked_us);
+        let expected = others.max(own.get(&(op.client, &op.key)).copied());
+        let Some(expected) = expected else { continue };
         let promised = promises_freshness(history.header.mode, op);
         let tally = levels
             .entry((op.asked(), promised))

@@ -280,6 +280,21 @@ fn a_read_that_began_before_the_write_was_acknowledged_may_miss_it() {
 }
 
 #[test]
+fn a_read_in_the_microsecond_of_an_acknowledgement_is_stale_only_for_the_writer_itself() {
+    let stale = |reader| {
+        let mut made = Made::new(Mode::Leaderless);
+        made.put(1);
+        made.put(2);
+        made.now_us -= 5;
+        made.get(1).client = reader;
+        made.readback(2);
+        broken(made).contains(&"stale-read".to_owned())
+    };
+    assert!(stale(1), "the writer asks after it was answered");
+    assert!(!stale(2), "another client may have asked a moment before");
+}
+
+#[test]
 fn a_client_that_saw_a_write_under_way_must_not_lose_sight_of_it() {
     for mode in Mode::ALL {
         let mut made = Made::new(mode);

@@ -248,10 +248,19 @@ fn idle(runs: &[(usize, String, &Throughput)]) -> Block {
     side_by_side(
         runs,
         &[
-            ("Doing nothing, each second: CPU", &figure(|idle| idle.cpu_us_per_second, time_us)),
-            ("messages", &figure(|idle| idle.messages_per_second, number)),
-            ("disk syncs", &figure(|idle| idle.syncs_per_second, number)),
-            ("between nodes", &figure(|idle| idle.peer_bytes_per_second, bytes)),
+            ("CPU, a second of doing nothing", &figure(|idle| idle.cpu_us_per_second, time_us)),
+            (
+                "Messages, a second of doing nothing",
+                &figure(|idle| idle.messages_per_second, number),
+            ),
+            (
+                "Disk syncs, a second of doing nothing",
+                &figure(|idle| idle.syncs_per_second, number),
+            ),
+            (
+                "Between nodes, a second of doing nothing",
+                &figure(|idle| idle.peer_bytes_per_second, bytes),
+            ),
         ],
     )
 }

@@ -88,7 +88,7 @@ fn promise(contestant: &Contestant) -> String {
 }
 
 fn outage(run: &KilledNode) -> String {
-    let whom = if run.was_leader { "The leader" } else { "Any node" };
+    let whom = if run.was_leader { "The leader" } else { "One node" };
     let (failed, unknown) =
         (run.writes.failed + run.reads.failed, run.writes.unknown + run.reads.unknown);
     let first = match run.first_write_ms {
@@ -122,15 +122,19 @@ fn freshness(run: &StaleReads) -> String {
             return format!("At {level}, none of {} missed it.", count(reads, "read"));
         }
         let soonest = points().min_by_key(|point| point.delay_ms);
+        let at_once = soonest.and_then(|point| point.share()).unwrap_or(0.0);
         let latest = points().filter(|point| point.missed > 0).map(|point| point.delay_ms).max();
-        let at_once = soonest.and_then(|point| point.share()).map_or_else(String::new, |share| {
-            format!("{} of those sent at once; ", percent(share))
-        });
+        let later = match latest {
+            Some(latest_ms) if latest_ms > 0 => {
+                format!("; the last to miss it came {latest_ms} ms after the write")
+            }
+            _ => "; none of those sent later".to_owned(),
+        };
         format!(
-            "At {level}, {} of {} missed it ({at_once}the latest {} ms after the write).",
+            "At {level}, {} of {} missed it ({} of those sent at once{later}).",
             whole(missed),
             count(reads, "read"),
-            latest.unwrap_or(0)
+            percent(at_once),
         )
     });
     sentences.collect::<Vec<_>>().join(" ")
@@ -159,7 +163,8 @@ fn kept(contestant: &Contestant) -> String {
     }
     if contestant.mode == Mode::Leaderless {
         text += &format!(
-            " {} already lost to a newer version when acknowledged, and the client was told so.",
+            " {} had already lost to a newer write of the same key when acknowledged, and the \
+             client was told so.",
             capital(&count(superseded, "write"))
         );
     }

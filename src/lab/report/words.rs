@@ -13,15 +13,16 @@ pub fn whole(number: u64) -> String {
     text
 }
 
-/// Three significant digits: `0.0123`, `1.23`, `123`, `12,300` (whole numbers are not rounded).
+/// About three significant digits: `0.012`, `1.23`, `12.3`, `12,346`; whole numbers stay whole.
 pub fn number(value: f64) -> String {
     match value.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        size if size.fract() == 0.0 => whole(value.round() as u64),
         size if size < 0.001 => "under 0.001".to_owned(),
         size if size < 0.01 => format!("{value:.4}"),
         size if size < 0.1 => format!("{value:.3}"),
-        size if size < 10.0 => format!("{value:.2}"),
-        size if size < 100.0 => format!("{value:.1}"),
+        // The bounds are where rounding would add a digit: 9.996 is 10.0 and not 10.00.
+        size if size < 9.995 => format!("{value:.2}"),
+        size if size < 99.95 => format!("{value:.1}"),
         _ => whole(value.round() as u64),
     }
 }
@@ -95,6 +96,7 @@ mod tests {
     #[test]
     fn numbers_read_well_at_every_size() {
         assert_eq!([0, 7, 999, 1_000, 1_234_567].map(whole).join(" "), "0 7 999 1,000 1,234,567");
+        assert_eq!([9.996, 99.96, 10.0].map(number).join(" "), "10.0 100 10");
         let numbers = [0.0, 0.0001, 0.0012, 0.0123, 0.5, 1.234, 12.34, 123.4, 12_345.6];
         assert_eq!(
             numbers.map(number).join(" | "),
@@ -102,7 +104,7 @@ mod tests {
         );
         assert_eq!(
             [85.0, 1_240.0, 12_400.0, 1_300_000.0].map(time_us).join(" | "),
-            "85.0 µs | 1.24 ms | 12.4 ms | 1.30 s"
+            "85 µs | 1.24 ms | 12.4 ms | 1.30 s"
         );
         assert_eq!([256.0, 1_240.0].map(bytes).join(" | "), "256 B | 1.21 KiB");
     }

@@ -43,7 +43,7 @@ fn draw_on(canvas: &mut Canvas, groups: &[Group]) {
             last if last == to => Anchor::End,
             _ => Anchor::Middle,
         };
-        let label = words::time_us(10f64.powf(power)).replace(".00", "").replace(".0", "");
+        let label = words::time_us(10f64.powf(power));
         canvas.text(at, bottom + 18.0, anchor, "soft", &label);
         power += 1.0;
     }

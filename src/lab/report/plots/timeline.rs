@@ -8,6 +8,8 @@ const PANEL: f64 = 110.0;
 const HEAD: f64 = 44.0;
 const GAP: f64 = 20.0;
 const LEFT: f64 = 40.0;
+/// Room for half of the last label of the time axis.
+const RIGHT: f64 = 12.0;
 const KEY: f64 = 26.0;
 
 /// Draws the timelines of `runs`, by contestant name, on one time axis.
@@ -21,7 +23,8 @@ fn draw_on(canvas: &mut Canvas, runs: &[(String, &KilledNode)]) {
     let span_ms = runs.iter().map(|(_, run)| run.buckets.len() as f64 * run.bucket_ms as f64);
     let span_ms = span_ms.fold(1.0, f64::max);
     let tallest = runs.iter().flat_map(|(_, run)| &run.buckets).map(total).max().unwrap_or(1);
-    let scale = Scale { width: canvas.width - LEFT - 4.0, span_ms, top: round_up(tallest as f64) };
+    let scale =
+        Scale { width: canvas.width - LEFT - RIGHT, span_ms, top: round_up(tallest as f64) };
     key(canvas);
     let mut y = KEY;
     for (name, run) in runs {
