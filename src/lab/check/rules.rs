@@ -40,7 +40,7 @@ pub fn values_from_nowhere(history: &History, keys: &Keys) -> Finding {
     for op in history.ops.iter().filter(|op| op.is_answered_read() && op.value.is_some()) {
         tally.examined();
         let written = keys.shown_by(op);
-        if !written.is_some_and(|write| write.invoked_us <= op.answered_us) {
+        if written.is_none_or(|write| write.invoked_us > op.answered_us) {
             tally.found(|| describe(op));
         }
     }

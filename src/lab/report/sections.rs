@@ -47,11 +47,14 @@ fn text(text: String) -> Block {
     Block::Paragraph(text)
 }
 
+/// The name of a row, and its figure for each contestant.
+type Row<'a, T> = (&'a str, &'a dyn Fn(&T) -> String);
+
 /// A table whose columns are the contestants.
-fn side_by_side<T>(runs: &[(usize, String, &T)], rows: &[(&str, &dyn Fn(&T) -> String)]) -> Block {
+fn side_by_side<T>(runs: &[(usize, String, &T)], rows: &[Row<'_, T>]) -> Block {
     let mut head = vec![String::new()];
     head.extend(runs.iter().map(|(_, name, _)| name.clone()));
-    let row = |(name, cell): &(&str, &dyn Fn(&T) -> String)| {
+    let row = |(name, cell): &Row<'_, T>| {
         let mut cells = vec![(*name).to_owned()];
         cells.extend(runs.iter().map(|(_, _, run)| cell(run)));
         cells

@@ -6,12 +6,15 @@ use std::path::Path;
 use super::summary::{heading, most_connections};
 use super::words::{bytes, number, percent, time_ms, time_us, whole};
 use crate::lab::history::Action;
-use crate::lab::results::{Contestant, Load, Results, Section, Verdict};
+use crate::lab::results::{Contestant, KilledNode, Load, Results, Verdict};
+
+/// How a figure is found; `None` where there is none.
+type Figure = Box<dyn Fn(&Contestant) -> Option<f64>>;
 
 /// What a figure is, how it is found, and how it is written.
 struct Row {
     name: String,
-    figure: Box<dyn Fn(&Contestant) -> Option<f64>>,
+    figure: Figure,
     words: fn(f64) -> String,
     /// Whether how many times one is of the other means something.
     ratio: bool,
@@ -74,95 +77,65 @@ fn missing(contestant: &Contestant) -> Vec<(&'static str, String)> {
 }
 
 fn rows(many: usize) -> Vec<Row> {
-    let row = |name: String,
-               figure: Box<dyn Fn(&Contestant) -> Option<f64>>,
-               words: fn(f64) -> String,
-               ratio: bool| Row { name, figure, words, ratio };
-    let mut rows = Vec::new();
-    for (action, what) in [(Action::Put, "put"), (Action::Get, "get")] {
-        let median = |load: &Load| load.latency.map(|latency| latency.p50_us as f64);
-        let slow = |load: &Load| load.latency.map(|latency| latency.p99_us as f64);
-        let of =
-            |connections, figure: fn(&Load) -> Option<f64>| loaded(action, connections, figure);
-        rows.push(row(format!("{what}, 1 at a time: p50"), of(1, median), time_us, true));
-        let each_second = |load: &Load| Some(load.per_second);
-        rows.push(row(
-            format!("{what}, {many} at a time: a second"),
-            of(many, each_second),
-            number,
+    let mut rows = load_rows(Action::Put, "put", many);
+    rows.extend(load_rows(Action::Get, "get", many));
+    let requests: fn(f64) -> String = |count| whole(count as u64);
+    let killed = |name: &str, figure: fn(&KilledNode) -> f64, words, ratio| Row {
+        name: name.to_owned(),
+        figure: Box::new(move |c| c.killed_node.figures().map(figure)),
+        words,
+        ratio,
+    };
+    rows.extend([
+        killed(
+            "a node killed: longest time without a write",
+            |run| run.longest_write_gap_ms,
+            time_ms,
             true,
-        ));
-        rows.push(row(format!("{what}, {many} at a time: p99"), of(many, slow), time_us, true));
-        rows.push(row(
-            format!("  CPU for each {what}"),
-            of(many, |l| l.cpu_us_per_op),
-            time_us,
-            true,
-        ));
-        rows.push(row(
-            format!("  disk syncs for each {what}"),
-            of(many, |l| l.syncs_per_op),
-            number,
-            true,
-        ));
-        rows.push(row(
-            format!("  messages for each {what}"),
-            of(many, |l| l.messages_per_op),
-            number,
-            true,
-        ));
-        rows.push(row(
-            format!("  sent between nodes for each {what}"),
-            of(many, |l| l.peer_bytes_per_op),
-            bytes,
-            true,
-        ));
-    }
-    rows.push(row(
-        "a node killed: longest time without a write".to_owned(),
-        section(|c| &c.killed_node, |k| Some(k.longest_write_gap_ms)),
-        time_ms,
-        true,
-    ));
-    rows.push(row(
-        "  requests definitely failed".to_owned(),
-        section(|c| &c.killed_node, |k| Some((k.writes.failed + k.reads.failed) as f64)),
-        |count| whole(count as u64),
-        false,
-    ));
-    rows.push(row(
-        "  writes ended unknown".to_owned(),
-        section(|c| &c.killed_node, |k| Some(k.writes.unknown as f64)),
-        |count| whole(count as u64),
-        false,
-    ));
-    for (what, promised) in [("default level", true), ("local", false)] {
-        rows.push(row(
-            format!("reads that missed a write, {what}"),
-            Box::new(move |contestant| missed(contestant, promised)),
-            percent,
+        ),
+        killed(
+            "  requests definitely failed",
+            |run| (run.writes.failed + run.reads.failed) as f64,
+            requests,
             false,
-        ));
+        ),
+        killed("  writes ended unknown", |run| run.writes.unknown as f64, requests, false),
+    ]);
+    for (what, default) in [("default level", true), ("local, sent at once", false)] {
+        rows.push(Row {
+            name: format!("reads that missed a write, {what}"),
+            figure: Box::new(move |contestant| missed(contestant, default)),
+            words: percent,
+            ratio: false,
+        });
     }
     rows
 }
 
-fn loaded(
-    action: Action,
-    connections: usize,
-    figure: fn(&Load) -> Option<f64>,
-) -> Box<dyn Fn(&Contestant) -> Option<f64>> {
-    section(|c| &c.throughput, move |t| t.load(action, connections).and_then(figure))
+fn load_rows(action: Action, what: &str, many: usize) -> Vec<Row> {
+    let row = |name: String, connections, figure: fn(&Load) -> Option<f64>, words| Row {
+        name,
+        figure: Box::new(move |contestant: &Contestant| {
+            contestant.throughput.figures()?.load(action, connections).and_then(figure)
+        }),
+        words,
+        ratio: true,
+    };
+    let median = |load: &Load| load.latency.map(|latency| latency.p50_us as f64);
+    let slow = |load: &Load| load.latency.map(|latency| latency.p99_us as f64);
+    vec![
+        row(format!("{what}, 1 at a time: p50"), 1, median, time_us as fn(f64) -> String),
+        row(format!("{what}, {many} at a time: a second"), many, |l| Some(l.per_second), number),
+        row(format!("{what}, {many} at a time: p99"), many, slow, time_us),
+        row(format!("  CPU for each {what}"), many, |l| l.cpu_us_per_op, time_us),
+        row(format!("  disk syncs for each {what}"), many, |l| l.syncs_per_op, number),
+        row(format!("  messages for each {what}"), many, |l| l.messages_per_op, number),
+        row(format!("  sent between nodes for each {what}"), many, |l| l.peer_bytes_per_op, bytes),
+    ]
 }
 
-fn section<T: 'static>(
-    which: fn(&Contestant) -> &Section<T>,
-    figure: impl Fn(&T) -> Option<f64> + 'static,
-) -> Box<dyn Fn(&Contestant) -> Option<f64>> {
-    Box::new(move |contestant| which(contestant).figures().and_then(&figure))
-}
-
-/// The share of reads without any wait that missed the write: at the default level, or at `local`.
+/// The share of reads that missed the write: of all at the default level, or of those sent at once
+/// at `local`.
 fn missed(contestant: &Contestant, default: bool) -> Option<f64> {
     let run = contestant.stale_reads.figures()?;
     let level = if default { contestant.default_level.as_str() } else { "local" };
