@@ -1,3 +1,5 @@
+//! Lists against a model that knows nothing of pages, and the bounds of a page.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 

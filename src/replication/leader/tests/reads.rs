@@ -1,3 +1,5 @@
+//! Reads and lists: what shares a confirmation, what is waited for, and what is refused.
+
 use std::sync::Arc;
 
 use futures_util::future::join_all;

@@ -1,3 +1,5 @@
+//! Writes: what shares an entry, what is tried again, and what a client is told.
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
