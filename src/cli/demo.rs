@@ -66,6 +66,7 @@ async fn demo(nodes: u16, modes: &[Mode]) -> anyhow::Result<()> {
             name: format!("demo-{mode}"),
             data_dir: dir.join("data"),
             logs_dir: dir.join("logs"),
+            flags: Vec::new(),
         };
         let cluster = tokio::select! {
             biased;

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -24,8 +24,9 @@ use crate::config::Engine;
 use crate::runtime::Runtime;
 use crate::types::Mode;
 
-/// A node must be ready this long after it was started.
-const READY_WITHIN: Duration = Duration::from_secs(20);
+/// A node must be ready this long after it was started. One that ended is noticed at once; this is
+/// for one that hangs, and must not take a busy machine for one.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A question to a node that is not part of a load must be answered within this time.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// How often a node that is not ready yet is asked again.
@@ -52,6 +53,8 @@ pub struct ClusterSpec {
     pub data_dir: PathBuf,
     /// The nodes' log files are made here.
     pub logs_dir: PathBuf,
+    /// Further flags of every node.
+    pub flags: Vec<String>,
 }
 
 /// Sums of the nodes' counters, by their names in `/metrics`.
@@ -93,6 +96,8 @@ pub struct Cluster {
 struct Member {
     id: u16,
     listen: SocketAddr,
+    peer_listen: SocketAddr,
+    data: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
@@ -124,6 +129,16 @@ impl Cluster {
     /// Where clients reach each node.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.members.iter().map(|member| member.listen).collect()
+    }
+
+    /// Where the other nodes reach each node.
+    pub fn peer_addresses(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(|member| member.peer_listen).collect()
+    }
+
+    /// The data directory of a node.
+    pub fn data_dir(&self, index: usize) -> &Path {
+        &self.members[index].data
     }
 
     /// Node ids, in the order of [`Cluster::addresses`].
@@ -206,6 +221,34 @@ impl Cluster {
         child.kill().with_context(|| format!("cannot kill node {}", member.id))?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Asks a node to stop, as SIGTERM does; [`Cluster::ended`] says how it took it.
+    pub fn terminate(&self, index: usize) -> anyhow::Result<()> {
+        self.signal(index, Signal::TERM)
+    }
+
+    /// Waits until a node's process has ended by itself: its exit status, and all that it logged
+    /// since the cluster was started.
+    pub async fn ended(
+        &mut self,
+        index: usize,
+        within: Duration,
+    ) -> anyhow::Result<(ExitStatus, String)> {
+        let deadline = self.runtime.now() + within;
+        let member = &mut self.members[index];
+        let child =
+            member.child.as_mut().ok_or_else(|| anyhow!("node {} is not running", member.id))?;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                member.child = None;
+                return Ok((status, std::fs::read_to_string(&member.log)?));
+            }
+            if self.runtime.now() >= deadline {
+                bail!("node {} still runs after {} s", member.id, within.as_secs());
+            }
+            self.runtime.sleep(ASK_EVERY).await;
+        }
     }
 
     /// Stops a node's process without ending it.
@@ -334,7 +377,9 @@ fn members(spec: &ClusterSpec, ports: &[u16]) -> Vec<Member> {
         Member {
             id,
             listen: address(*client),
-            arguments: arguments.map(str::to_owned).to_vec(),
+            peer_listen: address(*peer),
+            data,
+            arguments: arguments.map(str::to_owned).into_iter().chain(spec.flags.clone()).collect(),
             log: log_path(spec, id),
             child: None,
         }

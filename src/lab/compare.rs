@@ -244,6 +244,7 @@ impl Bench<'_> {
             name: full_name.clone(),
             data_dir: out.join("data"),
             logs_dir: out.join("logs"),
+            flags: Vec::new(),
         };
         let mut cluster = Cluster::start(&self.runtime, spec).await?;
         self.results.lock().contestants[index].command = Some(cluster.command());

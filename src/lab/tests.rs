@@ -309,6 +309,7 @@ mod processes {
             name: "by-hand".to_owned(),
             data_dir: trial.out().join("data"),
             logs_dir: trial.out().join("logs"),
+            flags: Vec::new(),
         }
     }
 

@@ -1,0 +1,12 @@
+//! Clusters of real processes: killed, wiped, left behind, stopped and fed garbage, in both modes.
+//!
+//! What is asserted never depends on how fast the machine is: every wait is for something to
+//! happen, and is bounded generously only so that a hang is told from a slow machine.
+
+mod catching_up;
+mod garbage;
+mod killed_in_turn;
+mod load;
+mod stopped;
+mod trial;
+mod wiped;
