@@ -42,7 +42,7 @@ pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
 }
 
 /// Facts about the machine, as far as they can be found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     pub cores: usize,
     pub cpu: String,
@@ -50,6 +50,8 @@ pub struct Machine {
     pub kernel: String,
     /// The file system that the nodes' data lies on.
     pub data_filesystem: String,
+    /// How many tasks wanted a core in the minute before, on average: what else was going on.
+    pub load_before: Option<f64>,
     /// The unit of CPU time, in microseconds.
     pub cpu_tick_us: u64,
 }
@@ -73,6 +75,7 @@ impl Machine {
             kernel: if kernel.is_empty() { unknown() } else { kernel },
             data_filesystem: filesystem_of(data, &read("/proc/self/mounts"))
                 .unwrap_or_else(unknown),
+            load_before: read("/proc/loadavg").split(' ').next().and_then(|one| one.parse().ok()),
             cpu_tick_us: tick().as_micros() as u64,
         }
     }

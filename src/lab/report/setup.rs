@@ -1,13 +1,14 @@
 //! How it was measured, on what, and what that does not show.
 
 use super::document::{Block, Table};
-use super::words::{bytes, time_us, when, whole};
+use super::words::{bytes, number, time_us, when, whole};
 use crate::lab::results::Results;
 
 /// The section on the setup, and the one on its limits.
 pub fn blocks(results: &Results) -> Vec<Block> {
     let machine = &results.machine;
     let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let busy = machine.load_before.map_or("unknown".to_owned(), number);
     let rows = vec![
         row("Quorate", results.quorate_version.clone()),
         row("Nodes", format!("{} processes on one machine, for each mode", results.nodes)),
@@ -22,6 +23,7 @@ pub fn blocks(results: &Results) -> Vec<Block> {
         row("Processor", format!("{}, {} cores", machine.cpu, machine.cores)),
         row("Memory", bytes(machine.memory_bytes as f64)),
         row("Kernel", machine.kernel.clone()),
+        row("Tasks that wanted a core in the minute before", busy),
         row("CPU time is counted in steps of", time_us(machine.cpu_tick_us as f64)),
         row("Seed", results.seed.to_string()),
         row("Form", if results.quick { "quick" } else { "full" }.to_owned()),
@@ -57,6 +59,12 @@ fn limits(results: &Results) -> Vec<String> {
         "All nodes share one machine, its cores and its disk, with the program that asks. Messages \
          between nodes cost next to no time here; over a real network every round trip does."
             .to_owned(),
+        format!(
+            "Times are those of a machine that may have had other work: {} tasks wanted one of its \
+             {} cores just before.",
+            results.machine.load_before.map_or("an unknown number of".to_owned(), number),
+            results.machine.cores
+        ),
         "A killed process is not a lost power supply: what it had handed to the kernel stays."
             .to_owned(),
         "All nodes read one machine's clock. Leaderless mode orders writes by clocks, and clocks \

@@ -33,7 +33,7 @@ pub fn blocks(results: &Results) -> Vec<Block> {
     };
     let cost =
         |action| move |c: &Contestant| with(&c.throughput, |t| t.load(action, many).map(costs));
-    let rows = vec![
+    let mut rows = vec![
         row("What a plain read promises".to_owned(), &promise),
         row("A node is killed".to_owned(), &|c| with(&c.killed_node, |k| Some(outage(k)))),
         row("A read elsewhere, right after a write".to_owned(), &|c| {
@@ -42,14 +42,18 @@ pub fn blocks(results: &Results) -> Vec<Block> {
         row("Acknowledged writes kept".to_owned(), &kept),
         row("Writes, one at a time".to_owned(), &load(Action::Put, 1)),
         row("Reads, one at a time".to_owned(), &load(Action::Get, 1)),
-        row(format!("Writes, {many} at a time"), &load(Action::Put, many)),
-        row(format!("Reads, {many} at a time"), &load(Action::Get, many)),
+    ];
+    if many > 1 {
+        rows.push(row(format!("Writes, {many} at a time"), &load(Action::Put, many)));
+        rows.push(row(format!("Reads, {many} at a time"), &load(Action::Get, many)));
+    }
+    rows.extend([
         row("What a write costs all nodes".to_owned(), &cost(Action::Put)),
         row("What a read costs all nodes".to_owned(), &cost(Action::Get)),
         row("What doing nothing costs".to_owned(), &|c| {
             with(&c.throughput, |t| t.idle.as_ref().map(idle))
         }),
-    ];
+    ]);
     let mut blocks = Vec::new();
     let short = in_short(results, many);
     if !short.is_empty() {
@@ -161,12 +165,16 @@ fn kept(contestant: &Contestant) -> String {
     if unverified > 0 {
         text += &format!(" {} could not be read back.", capital(&count(unverified, "key")));
     }
-    if contestant.mode == Mode::Leaderless {
-        text += &format!(
-            " {} had already lost to a newer write of the same key when acknowledged, and the \
-             client was told so.",
-            capital(&count(superseded, "write"))
-        );
+    match (contestant.mode, superseded) {
+        (Mode::Leader, _) => {}
+        (Mode::Leaderless, 0) => text += " None had lost to a newer write when acknowledged.",
+        (Mode::Leaderless, superseded) => {
+            text += &format!(
+                " {} had already lost to a newer write of the same key when acknowledged, and the \
+                 client was told so.",
+                count(superseded, "write")
+            );
+        }
     }
     text
 }
