@@ -88,7 +88,7 @@ mod tests {
     use crate::types::{Content, Record, Version};
 
     fn record(ms: u64) -> Bytes {
-        let content = if ms % 2 == 0 {
+        let content = if ms.is_multiple_of(2) {
             Content::Tombstone
         } else {
             let bytes = Bytes::from_static(b"v");
