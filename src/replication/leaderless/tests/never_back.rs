@@ -9,8 +9,8 @@ use super::*;
 use crate::types::Outcome;
 
 /// Schedules tried; each has its own faults.
-const SEEDS: u64 = 60;
-const STEPS: u64 = 120;
+const SEEDS: u64 = 40;
+const STEPS: u64 = 200;
 const KEY: &str = "contended";
 
 /// What the clients of a world saw.
@@ -119,7 +119,9 @@ async fn one_world(seed: u64) -> Seen {
         } else {
             cluster.clock.spawn(async move { one_read(node, options, &seen, seed).await })
         });
-        cluster.sleep_ms(cluster.clock.random_below(60)).await;
+        // Mostly in quick succession, so that reads meet writes and repairs under way.
+        let most_ms = if cluster.clock.random_below(5) == 0 { 100 } else { 6 };
+        cluster.sleep_ms(cluster.clock.random_below(most_ms)).await;
     }
     for client in clients {
         let done = cluster.clock.deadline(cluster.options().deadline, client).await;

@@ -19,6 +19,7 @@ fn record(ms: u64, value: &str) -> Bytes {
 struct Alone {
     runtime: Runtime,
     table: Arc<dyn Table>,
+    log: Arc<CommitLog>,
     replica: Replica,
     recovered: Recovered,
     metrics: Metrics,
@@ -28,8 +29,8 @@ fn alone(disk: &SimDisk) -> Alone {
     let runtime = Runtime::simulated(1, WALL_MS);
     let metrics = Metrics::new();
     let (table, log, recovered) = open(disk, &runtime, &metrics);
-    let replica = Replica::start(&runtime, table.clone(), log, metrics.clone());
-    Alone { runtime, table, replica, recovered, metrics }
+    let replica = Replica::start(&runtime, table.clone(), log.clone(), metrics.clone());
+    Alone { runtime, table, log, replica, recovered, metrics }
 }
 
 impl Alone {
@@ -182,23 +183,42 @@ fn a_log_that_holds_nonsense_under_a_replicas_kind_is_not_replayed() {
 fn a_checkpoint_cuts_the_log_and_keeps_the_writes_and_the_ceiling() {
     in_a_paused_world(async {
         let mut cluster = Cluster::start(3, 6).await;
-        let mut last = None;
-        for number in 0..200 {
-            last = Some(cluster.put(1, &format!("key-{number}"), "a value").await.version);
-        }
+        // All at once, so that the one ceiling they need lies in a segment that is cut.
+        let names: Vec<String> = (0..200).map(|number| format!("key-{number}")).collect();
+        let writes = names.iter().map(|text| cluster.put(1, text, "a value"));
+        let answers = futures_util::future::join_all(writes).await;
+        let last = answers.iter().map(|answer| answer.version).max().expect("some");
         let began = cluster.node(1).leaderless.log.start();
         Replicator::checkpoint(&*cluster.node(1).leaderless).await.expect("a checkpoint");
         assert!(cluster.node(1).leaderless.log.start() > began, "nothing was cut");
         cluster.put(1, "after", "too").await;
         cluster.crash(1);
+        let reader = Runtime::simulated(1, WALL_MS);
+        let (_, _, recovered) = open(&cluster.disks[&NodeId(1)], &reader, &Metrics::new());
+        assert!(recovered.ceiling_ms > last.millis(), "the ceiling was cut off");
+        reader.kill();
         cluster.start_node(1);
-        for number in 0..200 {
-            assert!(cluster.held(1, &format!("key-{number}")).is_some(), "{number}");
+        for text in &names {
+            assert!(cluster.held(1, text).is_some(), "{text}");
         }
         assert!(cluster.held(1, "after").is_some());
-        let ceiling = &cluster.node(1).leaderless.core.ceiling;
-        let next = ceiling.stamp(cluster.options().deadline).await.expect("a version");
-        assert!(Some(next) > last, "the ceiling outlives the cut");
+    });
+}
+
+#[test]
+fn the_log_is_not_cut_beyond_what_is_merged() {
+    in_a_paused_world(async {
+        let alone = alone(&SimDisk::new(8));
+        alone.write(&[("a", record(1, "one"))]).await;
+        let merged = alone.replica.merged_up_to();
+        assert_eq!(merged, alone.log.end());
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done = move |result| sender.send(result).expect("somebody waits");
+        alone.replica.write(&key("b"), &record(1, "one"), Box::new(done));
+        assert_eq!(alone.replica.merged_up_to(), merged, "the second write is not merged yet");
+        assert!(alone.log.end() > merged);
+        receiver.await.expect("an answer").expect("a write that is taken");
+        assert_eq!(alone.replica.merged_up_to(), alone.log.end());
     });
 }
 

@@ -91,6 +91,30 @@ fn where_replicas_fall_silent_the_outcome_is_unknown_and_the_write_shows_whole_o
 }
 
 #[test]
+fn where_every_replica_dies_with_the_write_under_way_the_outcome_is_unknown() {
+    in_a_paused_world(async {
+        let mut cluster = Cluster::start(5, 15).await;
+        let replicas =
+            Layout::new((1..=5).map(NodeId), 3).replicas_of(key("a").partition()).to_vec();
+        let coordinator = (1..=5).find(|id| !replicas.contains(&NodeId(*id))).expect("one of two");
+        cluster.put(coordinator, "warm", "up").await;
+        for node in &replicas {
+            cluster.disks[node].set_sync_delay(Duration::from_millis(200));
+        }
+        let node = cluster.node(coordinator).leaderless.clone();
+        let options = cluster.options();
+        let write = cluster.clock.spawn(async move { node.write(put("a", "one"), options).await });
+        cluster.sleep_ms(50).await;
+        let began = cluster.clock.now();
+        replicas.iter().for_each(|node| cluster.crash(node.0));
+        let error = write.await.expect("no panic").expect_err("nobody answered");
+        assert_eq!(error.outcome(), Outcome::Unknown);
+        let waited = cluster.clock.now().duration_since(began);
+        assert!(waited < Duration::from_secs(1), "said by broken links, not by the deadline");
+    });
+}
+
+#[test]
 fn a_write_through_a_slow_clock_is_told_that_it_was_superseded_and_the_next_one_wins() {
     in_a_paused_world(async {
         let mut cluster = Cluster::start(3, 5).await;
