@@ -336,8 +336,8 @@ impl<G: Group> Replicator for Leader<G> {
 fn check_write_level(options: &RequestOptions) -> Result<(), Refusal> {
     refuse_replica_counts(options)?;
     match options.level {
-        None | Some(Level::Linearizable | Level::Quorum) => Ok(()),
-        Some(level @ (Level::Lease | Level::Local)) => {
+        None | Some(Level::Linearizable) => Ok(()),
+        Some(level @ (Level::Quorum | Level::Lease | Level::Local)) => {
             let (mode, allowed) = (Mode::Leader, "linearizable");
             Err(Refusal::LevelNotOffered { level, mode, allowed })
         }
