@@ -58,14 +58,9 @@ pub(super) fn run(args: &CompareArgs) -> Exit {
     }
     match lab::compare(&options) {
         Ok(Verdict::Kept) => Exit::Done,
-        Ok(Verdict::Broken(promises)) => {
-            promises.iter().for_each(|promise| complain(format!("broken promise: {promise}")));
-            Exit::Failed
-        }
-        Ok(Verdict::Unknown(reasons)) => {
-            reasons.iter().for_each(|reason| complain(format!("not checked: {reason}")));
-            Exit::Unknown
-        }
+        // The summary that was printed lists what was broken, or could not be checked.
+        Ok(Verdict::Broken(_)) => Exit::Failed,
+        Ok(Verdict::Unknown(_)) => Exit::Unknown,
         Err(error) => {
             complain(format!("{error:#}"));
             Exit::Failed
