@@ -1,6 +1,9 @@
 //! The built binary, fed nonsense: each mistake gets one clear line and the right exit code, and
 //! nothing is half done.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "real processes take real time")]
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
