@@ -1,3 +1,5 @@
+//! Connections that go silent, end, or are replaced.
+
 use futures_util::FutureExt;
 use tokio::io::DuplexStream;
 

@@ -1,3 +1,5 @@
+//! Frames, whole and broken, in pieces and from strangers.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 

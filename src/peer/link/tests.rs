@@ -1,3 +1,5 @@
+//! What a link tells its callers when calls wait, expire or break.
+
 use std::time::Duration;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Wires in memory: delays, crashes and replay.
+
 use std::time::Duration;
 
 use futures_util::future::join_all;

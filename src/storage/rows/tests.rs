@@ -1,3 +1,5 @@
+//! Pages of rows against a model, and where rows lie.
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
