@@ -121,7 +121,7 @@ fn usize_size(value: &usize) -> String {
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// The settings that follow [`FIRST`].
+/// The settings that follow `FIRST`.
 pub const KEYS: &[Key] = &[
     key!("listen", "host:port where clients are listened for", listen = |t| address(t), show),
     key!(

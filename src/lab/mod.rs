@@ -2,7 +2,7 @@
 //!
 //! Everything that a comparison says comes from a run on this machine: [`compare`] starts the real
 //! program, drives it through [`load`], keeps every answer in a [`history`], has [`check`] look for
-//! broken promises, and [`report`] writes down what was found. A figure that could not be taken is
+//! broken promises, and `report` writes down what was found. A figure that could not be taken is
 //! absent with its reason.
 //!
 //! Does not measure what one machine cannot show: real distances, real power loss, other disks.

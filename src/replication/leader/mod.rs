@@ -1,14 +1,14 @@
 //! Leader mode: the leader orders every write, any node takes requests.
 //!
-//! **Why it exists.** A client may ask any node. Writes go through the [`pump`] into the Raft log,
-//! from wherever they arrive; reads pass the [`gate`] and are then served from this node's own
+//! **Why it exists.** A client may ask any node. Writes go through the `pump` into the Raft log,
+//! from wherever they arrive; reads pass the `gate` and are then served from this node's own
 //! table, so that followers carry their share.
 //!
 //! **Guarantees.** Writes are linearizable; so are reads and lists, unless they ask for `local`. A
 //! write that is answered *not applied* never shows up, and one that is answered *unknown* shows up
 //! wholly and once, or not at all. A request crosses one peer link at most.
 //!
-//! **Does not guarantee** that a page of a list shows one moment: see [`fold`](super::fold).
+//! **Does not guarantee** that a page of a list shows one moment: see [`fold`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
