@@ -33,7 +33,7 @@ use crate::runtime::watch;
 use crate::storage::disk::{Disk, RealDisk};
 use crate::storage::identity::Identity;
 use crate::storage::log::{CommitLog, LogError, LogOptions, LogUser, Position};
-use crate::storage::table::{MemoryTable, SledTable, Table, TableError};
+use crate::storage::table::{MemoryTable, SledTable, Table, TableError, WriteBehind};
 use crate::telemetry::Metrics;
 use crate::types::{Mode, NodeId};
 
@@ -77,7 +77,8 @@ impl World {
         let open_table: OpenTable = Box::new(move || match engine {
             Engine::Sled => {
                 let (cache, overlay) = (storage.table_cache_bytes, storage.view_overlay_bytes);
-                Ok(Arc::new(SledTable::open(&table_dir, cache, overlay)?) as Arc<dyn Table>)
+                let sled = SledTable::open(&table_dir, cache, overlay)?;
+                Ok(Arc::new(WriteBehind::new(sled)?) as Arc<dyn Table>)
             }
             Engine::Memory => Ok(Arc::new(MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?)),
         });

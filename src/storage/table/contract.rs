@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::storage::disk::{Disk, SimDisk};
 
+mod behind;
 mod engines;
 
 /// An engine under test, with a place of its own to keep its files.
@@ -92,6 +93,12 @@ macro_rules! suite {
         }
         mod sled_passes {
             $(#[test] fn $case() { super::$case(&super::Sled::new()); })*
+        }
+        mod sled_behind_small_layers_passes {
+            $(#[test] fn $case() { super::$case(&super::behind::Behind::small()); })*
+        }
+        mod sled_behind_layers_of_a_node_passes {
+            $(#[test] fn $case() { super::$case(&super::behind::Behind::of_a_node()); })*
         }
     };
 }

@@ -1,7 +1,8 @@
 //! The table: an ordered map that log records are applied to.
 //!
-//! One contract, two engines: sled (the default) and memory. `contract.rs` is the suite that both
-//! pass.
+//! One contract, two engines: sled (the default) and memory. Over sled lies [`WriteBehind`], a table
+//! itself, which gathers batches in memory so that sled sees few large ones. `contract.rs` is the
+//! suite that all of them pass.
 
 use std::io;
 use std::sync::Arc;
@@ -98,6 +99,8 @@ mod contract;
 mod memory;
 mod overlay;
 mod sled;
+mod write_behind;
 
 pub use self::memory::MemoryTable;
 pub use self::sled::SledTable;
+pub use self::write_behind::WriteBehind;
