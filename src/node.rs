@@ -426,6 +426,8 @@ async fn start_consensus(
         initialise: lowest && identity.cluster().is_none(),
         log: log.clone(),
         log_cache_bytes: settings.storage.log_cache_bytes,
+        // Two checkpoints' worth: a follower that lags by less needs no snapshot.
+        keep_log_bytes: settings.storage.checkpoint_log_bytes.saturating_mul(2),
         recovered,
         table: table.clone(),
         orders_data: settings.mode == Mode::Leader,

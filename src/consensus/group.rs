@@ -14,7 +14,7 @@ use openraft::{BasicNode, LinearizerOption, ReadPolicy, ServerState};
 use super::inbound::Inbox;
 use super::log_store::LogStore;
 use super::network::Network;
-use super::raft_types::{Proposal, Raft, TypeConfig};
+use super::raft_types::{LogId, Proposal, Raft, TypeConfig};
 use super::state_machine::{Machine, MachineOptions, StateMachine};
 use super::{
     Applied, Command, ConsensusOptions, ConsensusStatus, Control, ProposeError, ReadIndexError,
@@ -30,6 +30,10 @@ use crate::types::{ClusterId, NodeId};
 /// The longest command, in bytes: with its head it must fit a message.
 const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
 
+/// After how long a checkpoint that is still wanted is asked for again: openraft ignores the request
+/// while it takes one already, which may be too early, and says nothing.
+const CHECKPOINT_RETRY: Duration = Duration::from_millis(100);
+
 /// How often a leader without a cluster id tries to mint one, and the time a try may take.
 const MINT_INTERVAL: Duration = Duration::from_millis(50);
 const MINT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,6 +45,8 @@ pub struct Consensus {
     raft: Raft,
     machine: Arc<Machine>,
     log: LogStore,
+    keep_entries: u64,
+    keep_log_bytes: u64,
     inbox: Inbox,
     leader: watch::Receiver<Option<NodeId>>,
     /// Set once the group has stopped, and why.
@@ -168,13 +174,34 @@ impl Consensus {
             // Nothing new for the group, but others use the table too.
             self.machine.take_checkpoint().await.map_err(|error| error.to_string())?;
         } else {
-            // openraft ignores the request while it takes one already, which may be too early.
             while checkpoint.borrow_and_update().as_ref().is_none_or(|it| !covers(it.last_log_id)) {
                 self.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
-                checkpoint.changed().await.map_err(|error| error.to_string())?;
+                let again = self.runtime.now() + CHECKPOINT_RETRY;
+                if let Some(changed) = self.runtime.deadline(again, checkpoint.changed()).await {
+                    changed.map_err(|error| error.to_string())?;
+                }
             }
         }
+        let covered = checkpoint.borrow().as_ref().and_then(|it| it.last_log_id);
+        self.purge_behind(covered).await?;
         self.log.release().await.map_err(|error| error.to_string())
+    }
+
+    /// Has openraft forget the entries that a checkpoint covers, but those that a follower may well
+    /// need. A leader keeps what is on its way to a follower until it arrived or failed.
+    async fn purge_behind(&self, checkpoint: Option<LogId>) -> Result<(), String> {
+        let Some(checkpoint) = checkpoint else { return Ok(()) };
+        let upto = self.log.purgeable(checkpoint.index, self.keep_entries, self.keep_log_bytes);
+        let Some(upto) = upto else { return Ok(()) };
+        let upto = self.machine.pins.lowest().map_or(upto, |needed| upto.min(needed));
+        // openraft hears of the checkpoint after this node does, and purges nothing before. Where
+        // that takes long, the next checkpoint purges it.
+        let heard = self.raft.wait(Some(CHECKPOINT_RETRY));
+        let heard = heard.metrics(|it| it.snapshot >= Some(checkpoint), "the checkpoint is known");
+        if let Err(error) = heard.await {
+            tracing::debug!(%error, "the log is purged later");
+        }
+        self.raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())
     }
 
     /// Waits until the group has stopped for good by itself (a storage failure), and says why.
@@ -202,6 +229,7 @@ impl Consensus {
 async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
     let broken = |error: std::io::Error| StartError::DataDirectory(error.to_string());
     let index = options.recovered.index.finish().map_err(StartError::DataDirectory)?;
+    let keep_entries = options.settings.keep_entries;
     let machine_options = MachineOptions {
         runtime: options.runtime.clone(),
         table: options.table,
@@ -218,6 +246,19 @@ async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
              the log; restore this node's data directory whole, or replace the node",
             machine.applied().map_or(0, |applied| applied.index),
             index.purged.map_or(0, |purged| purged.index),
+        )));
+    }
+
+    // Entry 0 comes from initialising the group, before any vote; all others were applied for a
+    // leader that this node had voted for or followed, and recorded as such first.
+    if index.vote.is_none()
+        && let Some(applied) = machine.applied().filter(|applied| applied.index > 0)
+    {
+        return Err(StartError::DataDirectory(format!(
+            "the table holds what entry {} did, but the log has no vote: the log is gone, and with \
+             it what this node promised to others; restore this node's data directory whole, or \
+             replace the node",
+            applied.index,
         )));
     }
 
@@ -245,6 +286,8 @@ async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
         raft,
         machine,
         log,
+        keep_entries,
+        keep_log_bytes: options.keep_log_bytes,
         leader: watch_leader,
         stopped: watch_stop,
         tasks,

@@ -46,6 +46,12 @@ impl LogIndex {
         self.positions.get(usize::try_from(offset).ok()?).copied()
     }
 
+    /// The index of the first entry at or after a position, or of the next entry. Only a rewrite
+    /// that a crash cut short leaves positions out of order; then it is a guess.
+    pub(super) fn first_from(&self, position: Position) -> u64 {
+        self.first + self.positions.partition_point(|it| *it < position) as u64
+    }
+
     /// The lowest position of an entry.
     pub(super) fn lowest_position(&self) -> Option<Position> {
         self.positions.iter().min().copied()

@@ -11,7 +11,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use super::codec;
 use super::log_store::Shared;
 use super::raft_types::{Entry, TypeConfig, Vote};
-use crate::storage::log::{Kind, Position};
+use crate::storage::log::{Kind, LogError, Position};
 
 /// How many bytes of entries are read at once, for one message to a follower or one step of
 /// applying; a single entry may be longer. Far below the longest message, and long enough that a
@@ -39,6 +39,15 @@ impl Shared {
         end: u64,
         max_bytes: usize,
     ) -> io::Result<Vec<Entry>> {
+        match self.read_once(start, end, max_bytes).await {
+            // A segment went between the look-up and the reading: what is still in the log lies
+            // elsewhere by now.
+            Err(error) if is_gone(&error) => self.read_once(start, end, max_bytes).await,
+            read => read,
+        }
+    }
+
+    async fn read_once(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let mut read = Bounded { entries: Vec::new(), bytes: 0, max_bytes };
         let older = {
             let state = self.state.lock();
@@ -74,6 +83,12 @@ impl Shared {
         }
         Ok(read.entries)
     }
+}
+
+/// Whether the place that was read is before the start of the log.
+fn is_gone(error: &io::Error) -> bool {
+    let log = error.get_ref().and_then(|source| source.downcast_ref::<LogError>());
+    matches!(log, Some(LogError::Io(error)) if error.kind() == io::ErrorKind::NotFound)
 }
 
 struct Bounded {

@@ -25,7 +25,7 @@ use super::log_index::LogIndex;
 use super::log_reader::LogReader;
 use super::raft_types::{Entry, LogId, TypeConfig, Vote};
 use crate::runtime::Runtime;
-use crate::storage::log::{CommitLog, Completion, Kind, LogError, LogUser, NewRecord};
+use crate::storage::log::{CommitLog, Completion, Kind, LogError, LogUser, NewRecord, Position};
 
 /// A log that is no longer than this, in bytes and in entries, is written again at its end when a
 /// checkpoint was taken: else a handful of old control entries would hold every segment back.
@@ -162,7 +162,7 @@ impl LogStore {
     pub(super) async fn release(&self) -> io::Result<()> {
         let few = self.few_entries().await?;
         let (completion, durable) = durability();
-        let needed = {
+        let (moves, first_position) = {
             let mut state = self.0.state.lock();
             let mut records = state.state_records()?;
             let small = records.len();
@@ -179,16 +179,40 @@ impl LogStore {
                 return Ok(());
             }
             let positions = self.0.log.append(records, completion);
-            for (offset, position) in positions.iter().skip(small).enumerate() {
-                state.index.moved(first + offset as u64, *position);
-            }
-            let lowest = state.index.lowest_position().into_iter().chain(positions).min();
-            lowest.unwrap_or_else(|| self.0.log.end())
+            let entries = (first..).zip(positions.iter().skip(small));
+            let moves = entries.map(|(index, to)| (index, state.index.position(index), *to));
+            (moves.collect::<Vec<_>>(), positions.first().copied())
         };
         durable.await?;
+        let needed = {
+            let mut state = self.0.state.lock();
+            for (index, from, to) in moves {
+                // Readers find it there only now; one that was replaced meanwhile lies elsewhere.
+                if state.index.position(index) == from {
+                    state.index.moved(index, to);
+                }
+            }
+            state.index.lowest_position().into_iter().chain(first_position).min()
+        };
+        let needed = needed.unwrap_or_else(|| self.0.log.end());
         let log = self.0.log.clone();
         let release = move || log.release(LogUser::Raft, needed).map_err(io::Error::other);
         self.0.runtime.blocking(release).await
+    }
+
+    /// The last entry to purge behind a checkpoint at index `checkpoint`: all but `keep_entries`
+    /// before it, and all further back than `keep_bytes` of log. `None` where all may stay.
+    pub(super) fn purgeable(
+        &self,
+        checkpoint: u64,
+        keep_entries: u64,
+        keep_bytes: u64,
+    ) -> Option<u64> {
+        let from = Position(self.0.log.end().0.saturating_sub(keep_bytes));
+        let state = self.0.state.lock();
+        let by_bytes = state.index.first_from(from).checked_sub(1);
+        let upto = checkpoint.checked_sub(keep_entries).max(by_bytes)?.min(checkpoint);
+        (upto >= state.index.first()).then_some(upto)
     }
 
     /// Every entry's record, where they are few and small.
@@ -354,11 +378,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        {
-            let mut state = self.0.state.lock();
+        let change = |state: &mut State| {
             state.index.purge(upto);
             state.trim_cache();
-        }
-        self.release().await
+        };
+        self.write(Kind::RaftPurged, codec::encode(&upto)?, change).await?;
+        // openraft's core waits for this call; it need not wait for files to be removed.
+        let store = self.clone();
+        self.0.runtime.spawn(async move {
+            // A failure of the log fails all that is appended next, and stops the node.
+            if let Err(error) = store.release().await {
+                tracing::warn!(%error, "the log before a purge is not released yet");
+            }
+        });
+        Ok(())
     }
 }

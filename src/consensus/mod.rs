@@ -26,6 +26,7 @@ mod log_reader;
 mod log_store;
 mod messages;
 mod network;
+mod pins;
 mod raft_types;
 mod runtime;
 mod sessions;
@@ -39,6 +40,7 @@ mod tests;
 mod watch;
 
 pub use group::Consensus;
+pub use sessions::MAX_UNSETTLED;
 
 use crate::config::LeaderSettings;
 use crate::peer::SharedTransport;
@@ -167,6 +169,9 @@ pub struct ConsensusOptions {
     pub log: Arc<CommitLog>,
     /// Recent entries kept in memory, in bytes.
     pub log_cache_bytes: u64,
+    /// Log kept behind a checkpoint for followers that lag, in bytes; `settings.keep_entries` bounds
+    /// it by count.
+    pub keep_log_bytes: u64,
     pub recovered: RaftReplay,
     pub table: Arc<dyn Table>,
     /// Whether the user rows of the table are the group's: true in leader mode. In leaderless mode

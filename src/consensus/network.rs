@@ -261,7 +261,8 @@ impl RaftNetworkV2<TypeConfig> for Link {
         let SnapshotData::Live(machine) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a received snapshot is not sent on").into());
         };
-        let sender = Sender::new(self, machine, vote);
+        let named = snapshot.meta.last_log_id.map_or(0, |last| last.index);
+        let sender = Sender::new(self, machine, vote, named);
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),

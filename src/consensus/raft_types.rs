@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::runtime::SeamRuntime;
 use super::state_machine::StateMachine;
-use super::{Applied, Command};
-use crate::types::NodeId;
+use super::{Applied, Command, Submission};
+use crate::types::{Change, NodeId, Write};
 
 openraft::declare_raft_types!(
     /// One leader a term and node: openraft's totally ordered leader ids, as it is tested most.
@@ -38,12 +38,33 @@ pub struct Proposal(pub(super) Bytes);
 
 impl Proposal {
     pub(super) fn encode(command: &Command) -> Result<Proposal, postcard::Error> {
-        Ok(Proposal(postcard::to_stdvec(command)?.into()))
+        let buffer = Vec::with_capacity(about_bytes(command));
+        Ok(Proposal(postcard::to_extend(command, buffer)?.into()))
     }
 
     pub(super) fn decode(&self) -> Result<Command, postcard::Error> {
         postcard::from_bytes(&self.0)
     }
+}
+
+/// About how long a command is once encoded, rather too much than too little: a buffer that grows
+/// copies what it holds.
+fn about_bytes(command: &Command) -> usize {
+    const HEAD_BYTES: usize = 64;
+    const WRITE_HEAD_BYTES: usize = 48;
+    let Command::Data(submissions) = command else { return HEAD_BYTES };
+    let write_bytes = |write: &Write| {
+        let change = match &write.change {
+            Change::Put { value, content_type } => {
+                value.len() + content_type.as_ref().map_or(0, String::len)
+            }
+            Change::Delete => 0,
+        };
+        WRITE_HEAD_BYTES + write.key.as_str().len() + change
+    };
+    let submission_bytes =
+        |it: &Submission| HEAD_BYTES + it.writes.iter().map(write_bytes).sum::<usize>();
+    HEAD_BYTES + submissions.iter().map(submission_bytes).sum::<usize>()
 }
 
 impl fmt::Debug for Proposal {

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Session, WriteResult};
 
-/// How many results an origin may leave unsettled. An origin has a few batches in flight; one that
-/// leaves more has its oldest treated as settled.
-pub(super) const MAX_KEPT_RESULTS: usize = 4_096;
+/// How many submissions an origin may leave unsettled; one that leaves more has its oldest treated
+/// as settled. An origin has a few under way, so this leaves room for some that are stuck. More
+/// would make the row that holds their results, which every batch writes again, a large one.
+pub const MAX_UNSETTLED: usize = 128;
 
 /// What is remembered of one origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +59,7 @@ impl Origin {
     /// Remembers the results of a submission that was applied.
     pub(super) fn keep(&mut self, sequence: u64, results: Vec<WriteResult>) {
         self.results.insert(sequence, results);
-        while self.results.len() > MAX_KEPT_RESULTS {
+        while self.results.len() > MAX_UNSETTLED {
             if let Some((oldest, _)) = self.results.pop_first() {
                 self.settled = self.settled.max(oldest);
             }
@@ -109,12 +110,12 @@ mod tests {
     #[test]
     fn results_are_bounded_and_the_oldest_count_as_settled() {
         let mut origin = Origin::default();
-        let last = MAX_KEPT_RESULTS as u64 + 5;
+        let last = MAX_UNSETTLED as u64 + 5;
         for sequence in 1..=last {
             assert_eq!(origin.admit(session(1, sequence, 0)), Verdict::Fresh);
             origin.keep(sequence, Vec::new());
         }
-        assert_eq!(origin.results.len(), MAX_KEPT_RESULTS);
+        assert_eq!(origin.results.len(), MAX_UNSETTLED);
         assert_eq!(origin.admit(session(1, 5, 0)), Verdict::Settled);
         assert_eq!(origin.admit(session(1, 6, 0)), Verdict::Known(Vec::new()));
     }

@@ -46,8 +46,9 @@ pub(super) fn config(settings: &LeaderSettings) -> Result<Config, ConfigError> {
         snapshot_policy: SnapshotPolicy::Never,
         // Snapshots are streamed in pages of our own.
         snapshot_max_chunk_size: super::snapshot::PAGE_BYTES as u64,
-        max_in_snapshot_log_to_keep: settings.keep_entries,
-        // Purging is one small record, so every checkpoint does it.
+        // By openraft's own policy nothing is purged: `Consensus::compact` says what, by count and by
+        // bytes, and spares what a snapshot being sent needs.
+        max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
         api_channel_size: Some(CORE_QUEUE),
         // Proposals that queued are appended together ...

@@ -26,8 +26,11 @@ use crate::storage::table::{Table, TableBatch};
 /// Rows of one page, in bytes: a message that fits a frame.
 pub(super) const PAGE_BYTES: usize = 200 << 10;
 
-/// Rows removed in one batch. They may be of the largest size.
-const ROWS_A_REMOVAL: usize = 64;
+/// Rows removed in one batch, by their keys alone.
+const ROWS_A_REMOVAL: usize = 4_096;
+
+/// Rows put in one batch, in bytes of pages: far more would only hold memory.
+const LOAD_BYTES: usize = 1 << 20;
 
 /// The longest page a file may hold, in bytes: a page of one row of the largest size, with room.
 const MAX_PAGE_BYTES: u32 = 64 << 20;
@@ -158,14 +161,19 @@ pub(super) fn install(
 
     let file = disk.open(PATH)?;
     let (mut offset, mut checksum) = (0, 0);
+    let (mut batch, mut batch_bytes) = (TableBatch::default(), 0);
     for _ in 0..manifest.pages {
         let page = read_page(&*file, &mut offset)?;
         checksum = crc32c::crc32c_append(checksum, &page);
         let rows: Vec<(Bytes, Bytes)> = codec::decode("a page of a snapshot", &page)?;
-        let mut batch = TableBatch::default();
         rows.into_iter().for_each(|(row, value)| batch.put(row, value));
-        apply(batch)?;
+        batch_bytes += page.len();
+        if batch_bytes >= LOAD_BYTES {
+            apply(std::mem::take(&mut batch))?;
+            batch_bytes = 0;
+        }
     }
+    apply(batch)?;
     if checksum != manifest.checksum {
         return Err(codec::invalid(PATH, "its checksum is not the manifest's"));
     }
@@ -195,12 +203,12 @@ pub(super) fn recover(table: &dyn Table, disk: &dyn Disk, orders_data: bool) -> 
 
 fn remove_all(table: &dyn Table, (from, to): (Bytes, Bytes)) -> io::Result<()> {
     loop {
-        let rows = table.scan(&from, &to, ROWS_A_REMOVAL).map_err(io::Error::other)?;
+        let rows = table.scan_keys(&from, &to, ROWS_A_REMOVAL).map_err(io::Error::other)?;
         if rows.is_empty() {
             return Ok(());
         }
         let mut batch = TableBatch::default();
-        rows.into_iter().for_each(|(row, _)| batch.remove(row));
+        rows.into_iter().for_each(|row| batch.remove(row));
         table.apply(batch).map_err(io::Error::other)?;
     }
 }

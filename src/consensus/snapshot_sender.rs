@@ -1,11 +1,11 @@
 //! Sending a snapshot: a view of the table, page by page.
 //!
 //! **Why a newer snapshot than the one asked for is safe.** openraft names a snapshot by the log id
-//! of the last checkpoint, and notes for the follower that it has everything up to there. What is
-//! sent is the table now, which was applied up to a later, committed log id. The follower installs
+//! applied when it asked, and notes for the follower that it has everything up to there. What is
+//! sent is the table a little later, applied up to the same or a later, committed log id. The follower installs
 //! it under that id; it then has more than was noted, never less. The next entries it is sent
 //! overlap with what it has: a follower accepts a previous log id at or below what it knows to be
-//! committed, and skips entries that it has.
+//! committed, and skips entries that it has. They are not purged before they are sent.
 
 use std::io;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use openraft::{ErrorSubject, ErrorVerb, StorageError};
 use super::codec;
 use super::messages::{SnapshotAnswer, SnapshotMessage};
 use super::network::{Link, rpc_error};
+use super::pins::Pin;
 use super::raft_types::{TypeConfig, Vote};
 use super::snapshot::Manifest;
 use super::state_machine::{Capture, Machine, next_page};
@@ -50,18 +51,22 @@ pub(super) struct Sender<'a> {
     machine: Arc<Machine>,
     vote: Vote,
     transfer: u64,
+    /// Keeps what the follower needs next.
+    _pin: Pin,
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(link: &'a Link, machine: Arc<Machine>, vote: Vote) -> Sender<'a> {
+    /// `named` is the index that openraft names the snapshot by.
+    pub(super) fn new(link: &'a Link, machine: Arc<Machine>, vote: Vote, named: u64) -> Sender<'a> {
         let transfer = machine.runtime.random_u64();
-        Sender { link, machine, vote, transfer }
+        let pin = machine.pins.pin(named);
+        Sender { link, machine, vote, transfer, _pin: pin }
     }
 
     /// Sends the table as it is now. Where the view is overrun by writes, or the follower asks for
     /// it, openraft tries again with another.
     pub(super) async fn send(self) -> Result<SnapshotResponse<TypeConfig>, Failure> {
-        let _one_at_a_time = self.machine.sending.lock().await;
+        let one_at_a_time = self.machine.sending.lock().await;
         let begin = SnapshotMessage::Begin { transfer: self.transfer, vote: self.vote };
         if let Step::Over(vote) = self.tell(&begin, PAGE_TIMEOUT)?.await? {
             return Ok(SnapshotResponse::new(vote));
@@ -95,7 +100,11 @@ impl<'a> Sender<'a> {
                 return Ok(SnapshotResponse::new(vote));
             }
         }
-        self.end(Manifest { group: capture.group, pages, checksum }).await
+        // Installing takes the follower long; the view and the turn are for the others.
+        let Capture { group, view } = capture;
+        drop(view);
+        drop(one_at_a_time);
+        self.end(Manifest { group, pages, checksum }).await
     }
 
     async fn end(&self, manifest: Manifest) -> Result<SnapshotResponse<TypeConfig>, Failure> {

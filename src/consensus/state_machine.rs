@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::apply::{Applying, GroupState, MachineState};
 use super::codec;
+use super::pins::Pins;
 use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Incoming, Manifest};
 use crate::runtime::Runtime;
@@ -49,6 +50,8 @@ pub(super) struct Machine {
     checkpoint: watch::Sender<Option<SnapshotMeta>>,
     /// One snapshot is sent at a time: a second view would end the first.
     pub(super) sending: tokio::sync::Mutex<()>,
+    /// What the snapshots being sent keep from being purged.
+    pub(super) pins: Arc<Pins>,
 }
 
 /// What openraft hands around as a snapshot.
@@ -83,6 +86,7 @@ impl Machine {
         snapshot::recover(&*table, &*disk, orders_data)?;
         let state = MachineState::load(&*table)?;
         Ok(Machine {
+            pins: Arc::new(Pins::new(runtime.clone())),
             runtime,
             table,
             disk,
@@ -292,8 +296,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let meta = self.0.checkpoint.borrow().clone();
-        Ok(meta.map(|meta| Snapshot { meta, snapshot: SnapshotData::Live(self.0.clone()) }))
+        // Before the first checkpoint openraft would take what is named here for durable. Later it
+        // only asks in order to send a snapshot, and notes its name as what the follower has: the
+        // last checkpoint would be older than what is sent, and soon purged beyond.
+        if self.0.checkpoint.borrow().is_none() {
+            return Ok(None);
+        }
+        let meta = snapshot::meta(&self.0.state.lock().group);
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Live(self.0.clone()) }))
     }
 }
 

@@ -27,6 +27,7 @@ struct World {
     network: MemoryNetwork,
     nodes: BTreeMap<NodeId, Node>,
     keep_entries: u64,
+    keep_log_bytes: u64,
     seed: u64,
 }
 
@@ -55,8 +56,17 @@ impl PeerHandler for Handler {
 
 impl World {
     async fn new(seed: u64, keep_entries: u64) -> World {
-        let mut world =
-            World { network: MemoryNetwork::new(seed), nodes: BTreeMap::new(), keep_entries, seed };
+        World::keeping(seed, keep_entries, u64::MAX).await
+    }
+
+    async fn keeping(seed: u64, keep_entries: u64, keep_log_bytes: u64) -> World {
+        let mut world = World {
+            network: MemoryNetwork::new(seed),
+            nodes: BTreeMap::new(),
+            keep_entries,
+            keep_log_bytes,
+            seed,
+        };
         for id in 1..=3 {
             let node = Node { disk: SimDisk::new(seed + id), boots: 0, run: None };
             world.nodes.insert(NodeId(id as u16), node);
@@ -99,6 +109,7 @@ impl World {
             initialise: id == 1 && node.boots == 1,
             log,
             log_cache_bytes: 16 << 10,
+            keep_log_bytes: self.keep_log_bytes,
             recovered,
             table: table.clone(),
             orders_data: true,
@@ -347,6 +358,8 @@ fn a_snapshot_is_sent_while_writes_go_on_and_the_tables_are_equal_in_the_end() {
                 }
             }
             assert_eq!(world.read(behind, "key-7").await.as_deref(), Some("late"));
+            // One was enough, though the log was purged again and again meanwhile.
+            assert_eq!(world.run(behind).metrics.snapshots_installed.get(), 1);
             world.read(leader, "key-7").await;
             let (from, to) = rows::data_range();
             let rows = |id| world.run(id).table.scan(&from, &to, usize::MAX).expect("readable");
@@ -400,6 +413,60 @@ fn compacting_cuts_the_log_and_a_restart_finds_everything() {
         for id in 1..=3 {
             assert_eq!(world.read(NodeId(id), "key-0").await.as_deref(), Some("200"));
         }
+    });
+}
+
+#[test]
+fn what_is_kept_for_followers_is_bounded_by_bytes_too() {
+    in_a_world(|| async {
+        let world = World::keeping(9, 1_000_000, 2 * SEGMENT_BYTES).await;
+        for round in 0..4 {
+            write_and_compact(&world, 1 + round * 200, 200).await;
+        }
+        for id in 1..=3 {
+            world.run(NodeId(id)).consensus.compact(PATIENCE).await.expect("compacts");
+            let segments = world.nodes[&NodeId(id)].disk.list("log").expect("listed");
+            assert!(segments.len() < 8, "node {id} keeps {segments:?}");
+        }
+        // A node that lags by little is still served from the log.
+        assert_eq!(world.read(NodeId(2), "key-0").await.as_deref(), Some("800"));
+    });
+}
+
+#[test]
+fn compactions_that_overlap_all_come_to_an_end() {
+    in_a_world(|| async {
+        let world = World::new(10, 5).await;
+        let leader = world.leader().await;
+        for round in 0..20 {
+            world.write_key(2 * round + 1, "a", "1").await;
+            let consensus = world.run(leader).consensus.clone();
+            let first = world.run(leader).runtime.spawn(async move {
+                consensus.compact(PATIENCE).await.expect("compacts");
+            });
+            tokio::time::sleep(Duration::from_micros(50 * round)).await;
+            world.write_key(2 * round + 2, "a", "2").await;
+            world.run(leader).consensus.compact(PATIENCE).await.expect("compacts");
+            first.await.expect("it ends well");
+        }
+    });
+}
+
+#[test]
+fn a_table_without_its_log_is_refused() {
+    in_a_world(|| async {
+        let mut world = World::new(11, 1_000).await;
+        write_and_compact(&world, 1, 20).await;
+        let victim = other_than(world.leader().await);
+        world.crash(victim);
+        // The log is lost, and with it the vote; the table is not.
+        let disk = world.nodes[&victim].disk.clone();
+        for name in disk.list("log").expect("listed") {
+            disk.remove(&format!("log/{name}")).expect("removed");
+        }
+        disk.sync_dir("log").expect("synced");
+        let refused = world.start(victim.0).await.expect_err("refuses").to_string();
+        assert!(refused.contains("has no vote"), "{refused}");
     });
 }
 

@@ -216,6 +216,24 @@ fn data_rows(table: &dyn Table) -> Vec<(bytes::Bytes, bytes::Bytes)> {
 }
 
 #[test]
+fn a_snapshot_to_send_is_named_by_what_is_applied_now_once_there_is_a_checkpoint() {
+    in_a_world(|| async {
+        let (runtime, disk) = (Runtime::simulated(1, 0), SimDisk::new(1));
+        let machine = filled(&disk, &runtime, 3).await;
+        let mut state_machine = StateMachine(machine.clone());
+        let current = state_machine.get_current_snapshot().await.expect("answers");
+        assert!(current.is_none(), "nothing is known to be durable");
+        machine.take_checkpoint().await.expect("taken");
+        let write = submission(session(1, 1, 4, 3), 4, vec![put("a", "1", None)]);
+        let entries = vec![Ok((entry(1, 4, &Command::Data(vec![write])), None))];
+        state_machine.apply(futures_util::stream::iter(entries)).await.expect("applies");
+        let current = state_machine.get_current_snapshot().await.expect("answers");
+        let named = current.expect("a snapshot").meta.last_log_id;
+        assert_eq!(named, Some(log_id(1, 4)), "less is noted for the follower than it gets");
+    });
+}
+
+#[test]
 fn an_install_replaces_rows_sessions_and_position() {
     in_a_world(|| async {
         let (runtime, theirs, ours) = (Runtime::simulated(1, 0), SimDisk::new(1), SimDisk::new(2));
@@ -284,7 +302,7 @@ impl Table for Dying {
 fn an_install_that_was_interrupted_anywhere_is_finished_at_the_next_start() {
     in_a_world(|| async {
         let runtime = Runtime::simulated(1, 0);
-        let source = filled(&SimDisk::new(1), &runtime, 60).await;
+        let source = filled(&SimDisk::new(1), &runtime, 300).await;
         let mut interrupted = 0;
         for batches in 0.. {
             let disk = SimDisk::new(batches as u64);
@@ -304,7 +322,7 @@ fn an_install_that_was_interrupted_anywhere_is_finished_at_the_next_start() {
                 assert_eq!(again.applied(), Some(log_id(1, 20)), "it had not begun");
                 continue;
             }
-            assert_eq!(again.applied(), Some(log_id(1, 60)), "after {batches} batches");
+            assert_eq!(again.applied(), Some(log_id(1, 300)), "after {batches} batches");
             assert_eq!(data_rows(&*again.table), data_rows(&*source.table));
             interrupted += 1;
             if installed.is_ok() {

@@ -4,4 +4,4 @@ mod group;
 mod machine;
 mod recovery;
 mod suite;
-mod support;
+pub(super) mod support;

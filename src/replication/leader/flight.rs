@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::queue::Pending;
 use super::slot::Settled;
-use crate::consensus::{Session, Submission, SubmissionResult, WriteResult};
+use crate::consensus::{MAX_UNSETTLED, Session, Submission, SubmissionResult, WriteResult};
 use crate::error::{Refusal, WriteError};
 use crate::runtime::Instant;
 use crate::types::NodeId;
@@ -25,6 +25,12 @@ impl Sessions {
     /// The sessions of a node's boot, before its first submission.
     pub fn new(origin: NodeId, boot: u64) -> Sessions {
         Sessions { origin, boot, last: 0, outstanding: BTreeSet::new() }
+    }
+
+    /// Whether the group would remember the results of one more submission beside those that are
+    /// not settled. Where it would not, new writes wait for the oldest submission's end.
+    pub fn may_begin(&self) -> bool {
+        self.outstanding.first().is_none_or(|oldest| self.last - oldest + 2 <= MAX_UNSETTLED as u64)
     }
 
     /// A sequence for a new submission.
@@ -167,6 +173,20 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_is_begun_than_the_group_remembers() {
+        let mut sessions = Sessions::new(NodeId(1), 7);
+        let first = sessions.begin();
+        while sessions.may_begin() {
+            let sequence = sessions.begin();
+            sessions.finish(sequence);
+        }
+        let session = sessions.session(sessions.last);
+        assert_eq!(session.sequence - session.settled, MAX_UNSETTLED as u64);
+        sessions.finish(first);
+        assert!(sessions.may_begin(), "the oldest is settled, and with it all");
+    }
 
     #[test]
     fn settled_stops_below_the_oldest_outstanding_submission() {

@@ -243,10 +243,17 @@ impl<G: Group> Pump<G> {
         true
     }
 
+    /// Other nodes' submissions for an entry. Those whose time is over are refused: proposed by
+    /// nobody, they may be sent again, and with them an entry would help nobody.
     fn take_remote(&self, room: &mut Room) -> Vec<Remote> {
-        self.context
-            .queue
-            .take_remote(|remote| room.take(remote.submission.writes.len(), remote.bytes))
+        let now = self.context.runtime.now();
+        let taken = self.context.queue.take_remote(|remote| {
+            remote.deadline <= now || room.take(remote.submission.writes.len(), remote.bytes)
+        });
+        let (late, taken): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|remote| remote.deadline <= now);
+        late.into_iter().for_each(|remote| remote.reply.refuse("it waited until it was too late"));
+        taken
     }
 
     /// Own submissions for an entry: those to try again, then what the clients queued.
@@ -262,6 +269,9 @@ impl<G: Group> Pump<G> {
             } else {
                 self.sessions.finish(flight.sequence);
             }
+        }
+        if !self.sessions.may_begin() {
+            return own;
         }
         let writes = self.context.queue.take_writes(|pending| room.take(1, pending.bytes));
         if !writes.is_empty() {
@@ -296,6 +306,7 @@ impl<G: Group> Pump<G> {
         loop {
             let mut flight = match self.retries.pop_first() {
                 Some((_, flight)) => flight,
+                None if !self.sessions.may_begin() => return None,
                 None => {
                     let mut room = Room::forward();
                     let queue = &self.context.queue;
