@@ -1,6 +1,8 @@
 //! The commit log on real files: what a crash may leave of the last record is cut, and what was
 //! acknowledged is there.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

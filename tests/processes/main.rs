@@ -3,6 +3,8 @@
 //! What is asserted never depends on how fast the machine is: every wait is for something to
 //! happen, and is bounded generously only so that a hang is told from a slow machine.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod catching_up;
 mod garbage;
 mod killed_in_turn;
