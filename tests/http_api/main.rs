@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "real sockets take real time")]
 
 mod batch;
 mod client;
