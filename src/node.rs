@@ -14,12 +14,14 @@
 //! the next start has little to replay; a crash instead loses nothing that was acknowledged.
 
 mod greeter;
+mod watched_table;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use greeter::{NodeGreeter, NodeHandler};
+use watched_table::WatchedTable;
 
 use crate::config::{Engine, Settings};
 use crate::consensus::{Consensus, ConsensusOptions, RaftReplay};
@@ -31,7 +33,7 @@ use crate::replication::{self, ReplicaRecovery, Replicator, ReplicatorParts};
 use crate::runtime::Runtime;
 use crate::runtime::watch;
 use crate::storage::disk::{Disk, RealDisk};
-use crate::storage::identity::Identity;
+use crate::storage::identity::{Identity, PinnedLayout};
 use crate::storage::log::{CommitLog, LogError, LogOptions, LogUser, Position};
 use crate::storage::table::{MemoryTable, SledTable, Table, TableError, WriteBehind};
 use crate::telemetry::Metrics;
@@ -124,21 +126,28 @@ impl Node {
     /// Starts a node; returns once it takes requests, not once it can answer them all.
     pub async fn start(settings: Settings, world: World) -> Result<Arc<Node>, StartError> {
         let World { runtime, disk, open_table, links, metrics } = world;
+        let layout =
+            PinnedLayout::new(settings.peers.keys().copied(), settings.leaderless.replicas);
+        let layout_digest = layout.digest();
         let identity = Arc::new(Identity::open(
             disk.clone(),
             &runtime,
             settings.node_id,
             settings.mode,
             settings.engine.as_str(),
+            // In leader mode every node has every key.
+            (settings.mode == Mode::Leaderless).then_some(layout),
         )?);
         let failed = watch::Sender::new(None);
         let greeter = Arc::new(NodeGreeter {
             identity: identity.clone(),
             settings: settings.clone(),
+            layout: layout_digest,
             failed: failed.clone(),
         });
         let (transport, links) = make_links(&settings, &runtime, &metrics, greeter, links).await?;
-        let opened = open_storage(&settings, &runtime, &metrics, &disk, open_table)?;
+        let opened =
+            open_storage(&settings, &runtime, &metrics, &disk, open_table, &identity, &failed)?;
         let consensus = start_consensus(
             &settings,
             &runtime,
@@ -224,20 +233,38 @@ impl Node {
         }
     }
 
+    /// Why the node can go on no longer, once that is so; as it changes.
+    pub fn watch_failure(&self) -> watch::Receiver<Option<String>> {
+        self.failed.subscribe()
+    }
+
+    /// Why the node can go on no longer, once that is so.
+    pub fn failure(&self) -> Option<String> {
+        self.failed.borrow().clone()
+    }
+
     /// Stops the node in order, with a last checkpoint.
     pub async fn stop(&self) {
         self.replicator.shutdown().await;
+        self.take_last_checkpoint().await;
+        self.consensus.shutdown().await;
+        if let Some(tcp) = &self.tcp {
+            tcp.close().await;
+        }
+        self.log.close().await;
+    }
+
+    async fn take_last_checkpoint(&self) {
+        if self.failure().is_some() {
+            // Where a sync failed, another would say nothing about what that one was to write.
+            return;
+        }
         let deadline = self.runtime.now() + LAST_CHECKPOINT_TIMEOUT;
         match self.runtime.deadline(deadline, self.replicator.checkpoint()).await {
             Some(Ok(())) => {}
             Some(Err(reason)) => tracing::warn!(reason, "no checkpoint at the end"),
             None => tracing::warn!("the checkpoint at the end took too long"),
         }
-        self.consensus.shutdown().await;
-        if let Some(tcp) = &self.tcp {
-            tcp.close().await;
-        }
-        self.log.close().await;
     }
 
     /// Starts what watches the node from beside: failures, checkpoints, the cluster's name.
@@ -251,6 +278,11 @@ impl Node {
         self.runtime.spawn(async move {
             let reason = consensus.stopped().await;
             fail(&failed, format!("consensus stopped: {reason}"));
+        });
+        let (replicator, failed) = (self.replicator.clone(), self.failed.clone());
+        self.runtime.spawn(async move {
+            let reason = replicator.failed().await;
+            fail(&failed, reason);
         });
         let node = Arc::downgrade(self);
         let runtime = self.runtime.clone();
@@ -285,12 +317,10 @@ impl Node {
             return last;
         }
         match self.replicator.checkpoint().await {
-            Ok(()) => {
-                self.metrics.checkpoints.inc();
-                end
-            }
+            Ok(()) => end,
+            // Where the table failed, the node stops; anything else may pass.
             Err(reason) => {
-                tracing::warn!(reason, "a checkpoint failed; it is tried again");
+                tracing::warn!(reason, "no checkpoint; it is tried again");
                 last
             }
         }
@@ -374,6 +404,8 @@ fn open_storage(
     metrics: &Metrics,
     disk: &Arc<dyn Disk>,
     open_table: OpenTable,
+    identity: &Identity,
+    failed: &watch::Sender<Option<String>>,
 ) -> Result<OpenedStorage, StartError> {
     let refuse = |problem: String| {
         StartError::DataDirectory(format!(
@@ -382,6 +414,7 @@ fn open_storage(
         ))
     };
     let table = open_table().map_err(|error| refuse(error.to_string()))?;
+    let table: Arc<dyn Table> = Arc::new(WatchedTable::new(table, failed.clone()));
     let mut raft = RaftReplay::default();
     let mut replica =
         ReplicaRecovery::new(settings.mode, table.clone(), metrics.clone()).map_err(refuse)?;
@@ -397,11 +430,21 @@ fn open_storage(
         runtime: runtime.clone(),
         metrics: metrics.clone(),
     };
+    let mut is_empty = true;
     let log = CommitLog::open(options, &mut |record| {
+        is_empty = false;
         raft.take(record)?;
         replica.take(record)
     })
     .map_err(|error| refuse(error.to_string()))?;
+    if is_empty && identity.cluster().is_some() {
+        // A node that joined a cluster has voted, and its vote never leaves the log.
+        return Err(refuse(
+            "this node is of a cluster, but its commit log is empty: the log's files were removed; \
+             restore the whole directory from a copy, or replace the node"
+                .to_owned(),
+        ));
+    }
     Ok(OpenedStorage { table, log: Arc::new(log), raft, replica })
 }
 

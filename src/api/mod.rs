@@ -73,7 +73,7 @@ pub struct Api {
 impl Api {
     /// The API of a running node.
     pub fn of(node: &Node) -> Api {
-        let log = node.log().clone();
+        let (log, failing) = (node.log().clone(), node.watch_failure());
         let facts = move || LogFacts { first_position: log.start().0, next_position: log.end().0 };
         Api {
             replicator: node.replicator(),
@@ -85,6 +85,7 @@ impl Api {
                 boot: node.identity().boot(),
                 started_ms: node.runtime().wall_ms(),
                 log: Some(Box::new(facts)),
+                failure: Some(Box::new(move || failing.borrow().clone())),
             },
         }
     }
@@ -99,6 +100,8 @@ pub struct NodeFacts {
     pub started_ms: u64,
     /// Reads where the commit log is, where the node has one to read.
     pub log: Option<Box<dyn Fn() -> LogFacts + Send + Sync>>,
+    /// Why the node can go on no longer, once that is so and while it still answers.
+    pub failure: Option<Box<dyn Fn() -> Option<String> + Send + Sync>>,
 }
 
 /// Where a node's commit log is, in bytes of log before that place.

@@ -29,7 +29,7 @@ struct NodeView<'a> {
     /// Milliseconds since 1970 on this node's wall clock.
     started_ms: u64,
     uptime_ms: u64,
-    /// A node whose storage failed stops, so whoever answers is in health.
+    /// `failed` while a node whose storage or consensus failed stops, else `normal`.
     health: &'static str,
     ready: bool,
     not_ready_because: Option<String>,
@@ -54,7 +54,9 @@ pub async fn node(State(shared): State<Arc<Shared>>, request: Request) -> Respon
 
 fn view(shared: &Shared) -> NodeView<'_> {
     let api = &shared.api;
-    let not_ready_because = api.replicator.ready().err();
+    let failure = api.facts.failure.as_ref().and_then(|failure| failure());
+    let health = if failure.is_some() { "failed" } else { "normal" };
+    let not_ready_because = failure.or_else(|| api.replicator.ready().err());
     let in_flight = api.metrics.requests_in_flight.get();
     let (activity, works_on) = match in_flight {
         ..=0 => ("idle", Vec::new()),
@@ -69,7 +71,7 @@ fn view(shared: &Shared) -> NodeView<'_> {
         boot: api.facts.boot,
         started_ms: api.facts.started_ms,
         uptime_ms: api.runtime.wall_ms().saturating_sub(api.facts.started_ms),
-        health: "normal",
+        health,
         ready: not_ready_because.is_none(),
         not_ready_because,
         activity,

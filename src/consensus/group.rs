@@ -159,20 +159,34 @@ impl Consensus {
     /// Makes the table durable, lets the group forget entries behind it (all but `keep_entries`),
     /// and releases the log that it needs no more.
     pub async fn compact(&self, timeout: Duration) -> Result<(), String> {
+        self.compact_within(timeout, true).await
+    }
+
+    /// As [`Consensus::compact`], where the table was just made durable by another: takes no
+    /// checkpoint unless the group applied something since its last.
+    pub async fn release_log(&self, timeout: Duration) -> Result<(), String> {
+        self.compact_within(timeout, false).await
+    }
+
+    async fn compact_within(&self, timeout: Duration, always: bool) -> Result<(), String> {
         let deadline = self.runtime.now() + timeout;
         self.runtime
-            .deadline(deadline, self.compact_now())
+            .deadline(deadline, self.compact_now(always))
             .await
             .unwrap_or_else(|| Err(format!("no checkpoint within {} ms", timeout.as_millis())))
     }
 
-    async fn compact_now(&self) -> Result<(), String> {
+    async fn compact_now(&self, always: bool) -> Result<(), String> {
         let wanted = self.machine.applied();
         let mut checkpoint = self.machine.watch_checkpoint();
         let covers = |log_id| log_id >= wanted;
-        if checkpoint.borrow_and_update().as_ref().is_some_and(|it| covers(it.last_log_id)) {
+        let covered = wanted.is_none()
+            || checkpoint.borrow_and_update().as_ref().is_some_and(|it| covers(it.last_log_id));
+        if covered {
             // Nothing new for the group, but others use the table too.
-            self.machine.take_checkpoint().await.map_err(|error| error.to_string())?;
+            if always {
+                self.machine.take_checkpoint().await.map_err(|error| error.to_string())?;
+            }
         } else {
             while checkpoint.borrow_and_update().as_ref().is_none_or(|it| !covers(it.last_log_id)) {
                 self.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;

@@ -175,9 +175,7 @@ impl LogStore {
             let (first, entries) = few.map_or((0, Vec::new()), |few| (few.first, few.records));
             state.index.committed = state.committed;
             records.extend(entries.into_iter().map(|entry| record(Kind::RaftEntry, entry)));
-            if records.is_empty() {
-                return Ok(());
-            }
+            // Where there is nothing yet, nothing is needed: others use the log too.
             let positions = self.0.log.append(records, completion);
             let entries = (first..).zip(positions.iter().skip(small));
             let moves = entries.map(|(index, to)| (index, state.index.position(index), *to));

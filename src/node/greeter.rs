@@ -10,7 +10,7 @@ use crate::peer::{Greeter, Hello, Inbound, Lane, PeerHandler, Rejection, Service
 use crate::replication::Replicator;
 use crate::runtime::watch;
 use crate::storage::identity::Identity;
-use crate::types::NodeId;
+use crate::types::{Mode, NodeId};
 
 /// Sends each request to the part that it is for.
 pub(super) struct NodeHandler {
@@ -38,6 +38,8 @@ impl PeerHandler for NodeHandler {
 pub(super) struct NodeGreeter {
     pub identity: Arc<Identity>,
     pub settings: Settings,
+    /// The digest of what places keys on nodes.
+    pub layout: u64,
     pub failed: watch::Sender<Option<String>>,
 }
 
@@ -50,6 +52,7 @@ impl Greeter for NodeGreeter {
             mode: self.settings.mode,
             client_address: self.settings.advertise.clone(),
             lane,
+            layout: self.layout,
         }
     }
 
@@ -61,6 +64,9 @@ impl Greeter for NodeGreeter {
         if hello.mode != self.settings.mode {
             let (ours, theirs) = (self.settings.mode, hello.mode);
             return Err(Rejection::OtherMode { ours, theirs });
+        }
+        if self.settings.mode == Mode::Leaderless && hello.layout != self.layout {
+            return Err(Rejection::OtherLayout { ours: self.layout, theirs: hello.layout });
         }
         if let (Some(ours), Some(theirs)) = (self.identity.cluster(), hello.cluster)
             && ours != theirs
@@ -88,5 +94,49 @@ impl Greeter for NodeGreeter {
             }
             other => tracing::warn!(%by, %other, "a peer does not talk to this node"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::runtime::Runtime;
+    use crate::storage::disk::SimDisk;
+    use crate::storage::identity::PinnedLayout;
+
+    fn greeter(node: u16, mode: Mode, nodes: &[u16], replicas: u16) -> NodeGreeter {
+        let node = NodeId(node);
+        let peers: BTreeMap<_, _> =
+            nodes.iter().map(|id| (NodeId(*id), format!("node{id}:8001"))).collect();
+        let layout = PinnedLayout::new(peers.keys().copied(), replicas);
+        let disk = Arc::new(SimDisk::new(u64::from(node.0)));
+        let identity = Identity::open(disk, &Runtime::real(), node, mode, "memory", None);
+        NodeGreeter {
+            identity: Arc::new(identity.expect("an empty directory")),
+            settings: Settings::defaults(node, mode, peers),
+            layout: layout.digest(),
+            failed: watch::Sender::new(None),
+        }
+    }
+
+    #[test]
+    fn nodes_that_would_place_keys_elsewhere_do_not_talk() {
+        let own = greeter(1, Mode::Leaderless, &[1, 2, 3], 3);
+        let like = greeter(2, Mode::Leaderless, &[1, 2, 3], 3);
+        assert_eq!(own.accept(&like.hello(Lane::Bulk)), Ok(()));
+        for (nodes, replicas) in [(&[1, 2, 3, 4][..], 3), (&[1, 2, 3], 2)] {
+            let other = greeter(2, Mode::Leaderless, nodes, replicas);
+            let rejected = own.accept(&other.hello(Lane::Bulk));
+            assert!(matches!(rejected, Err(Rejection::OtherLayout { .. })), "{rejected:?}");
+        }
+    }
+
+    #[test]
+    fn in_leader_mode_the_layout_does_not_matter() {
+        let own = greeter(1, Mode::Leader, &[1, 2, 3], 3);
+        let other = greeter(2, Mode::Leader, &[1, 2], 1);
+        assert_eq!(own.accept(&other.hello(Lane::Bulk)), Ok(()));
     }
 }

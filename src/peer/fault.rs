@@ -240,6 +240,10 @@ impl Transport for FaultyTransport {
         })
     }
 
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.inner.is_connected(node) && !self.plan.is_cut(self.from, node)
+    }
+
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         let mut view = self.inner.peer(node)?;
         view.connected &= !self.plan.is_cut(self.from, node);

@@ -146,7 +146,8 @@ impl Link {
         Ok(Call { link: self.clone(), id, answer, deadline, runtime: runtime.clone() })
     }
 
-    /// Queues an answer. A peer that asks but does not take its answers loses the link.
+    /// Queues an answer, or word that it was given up where there is no room for it. A peer that
+    /// asks but does not take its answers loses the link.
     pub fn answer(&self, id: u64, service: Service, answer: Answer) {
         let answer = match answer {
             Answer::Body(body) if body.len() > MAX_MESSAGE_BYTES => WireAnswer::GivenUp(format!(
@@ -157,21 +158,29 @@ impl Link {
             Answer::Refused(reason) => WireAnswer::Refused(reason),
             Answer::GivenUp => WireAnswer::GivenUp("the request was taken and given up".to_owned()),
         };
-        self.push_answer(Outgoing::Answer { id, service: Some(service), answer });
+        self.push_answer(id, Some(service), answer);
     }
 
     /// Queues the refusal of a request for a service that is not known here.
     pub fn refuse(&self, id: u64, reason: String) {
-        let answer = WireAnswer::Refused(reason);
-        self.push_answer(Outgoing::Answer { id, service: None, answer });
+        self.push_answer(id, None, WireAnswer::Refused(reason));
     }
 
-    fn push_answer(&self, answer: Outgoing) {
+    fn push_answer(&self, id: u64, service: Option<Service>, answer: WireAnswer) {
         let mut inner = self.inner.lock();
         if inner.closed.is_some() {
             return;
         }
-        let pushed = inner.push(answer);
+        let is_body = matches!(answer, WireAnswer::Body(_));
+        let pushed = match inner.push(Outgoing::Answer { id, service, answer }) {
+            // A few long answers may fill the queue of a peer in good health: only they are lost.
+            Err(bytes) if is_body => {
+                let reason = format!("its answer does not fit behind {bytes} bytes that wait");
+                let answer = WireAnswer::GivenUp(reason);
+                inner.push(Outgoing::Answer { id, service, answer })
+            }
+            pushed => pushed,
+        };
         drop(inner);
         match pushed {
             Ok(()) => self.wake.notify_one(),

@@ -239,6 +239,11 @@ pub trait Transport: Send + Sync + 'static {
     /// A request whose deadline passes while it still waits to be sent is never sent.
     fn call(&self, request: Request) -> BoxFuture<'static, Result<Bytes, PeerError>>;
 
+    /// Whether the last thing known is that the link is up; cheap, for every request.
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.peer(node).is_some_and(|peer| peer.connected)
+    }
+
     /// What is known of a peer's link.
     fn peer(&self, node: NodeId) -> Option<PeerView>;
 }
@@ -263,6 +268,8 @@ pub struct Hello {
     /// Where clients reach the node.
     pub client_address: String,
     pub lane: Lane,
+    /// Stands for what places keys on nodes, which the peers of a leaderless cluster must agree on.
+    pub layout: u64,
 }
 
 /// Decides, for the links, who this node is and whom it accepts.
@@ -291,6 +298,11 @@ pub enum Rejection {
     Unknown { node: NodeId },
     #[error("it says it is node {said}, but node {expected} was expected at this address")]
     OtherNode { said: NodeId, expected: NodeId },
+    #[error(
+        "its layout is {theirs:016x}, this cluster's {ours:016x}: all nodes need the same --peers \
+         and replicas"
+    )]
+    OtherLayout { ours: u64, theirs: u64 },
 }
 
 /// A transport that can be shared.

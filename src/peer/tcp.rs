@@ -94,6 +94,10 @@ impl Transport for TcpTransport {
         self.mesh.call(request)
     }
 
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.mesh.is_connected(node)
+    }
+
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         self.mesh.peer(node)
     }

@@ -155,6 +155,12 @@ pub trait Replicator: Send + Sync + 'static {
     /// Makes the table durable and cuts the log behind it.
     fn checkpoint(&self) -> BoxFuture<'_, Result<(), String>>;
 
+    /// Waits until the architecture can go on no longer on this node, and says why; the node then
+    /// stops. Pending for ever where nothing but what the node itself watches can fail.
+    fn failed(&self) -> BoxFuture<'_, String> {
+        Box::pin(std::future::pending())
+    }
+
     /// Stops background work, after what is under way.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }

@@ -74,8 +74,32 @@ fn head(flags: u8, version: Version, capacity_bytes: usize) -> BytesMut {
     out
 }
 
+/// Whether these are the bytes of a record: refuses what [`decode`] refuses, and copies nothing.
+pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
+    parse(bytes).map(|_| ())
+}
+
 /// Reads [`encode`] back; the value shares `bytes`.
 pub fn decode(bytes: &Bytes) -> Result<Record, DecodeError> {
+    let Parsed { version, tombstone, expires_at_ms, content_type, value_at } = parse(bytes)?;
+    if tombstone {
+        return Ok(Record { version, content: Content::Tombstone });
+    }
+    let content_type = content_type.map(str::to_owned);
+    let content = Content::Value { bytes: bytes.slice(value_at..), content_type, expires_at_ms };
+    Ok(Record { version, content })
+}
+
+/// The parts of a record, where they lie.
+struct Parsed<'a> {
+    version: Version,
+    tombstone: bool,
+    expires_at_ms: Option<u64>,
+    content_type: Option<&'a str>,
+    value_at: usize,
+}
+
+fn parse(bytes: &[u8]) -> Result<Parsed<'_>, DecodeError> {
     let (flags, version) = read_head(bytes)?;
     let mut reader = Reader { bytes, at: HEAD_BYTES };
     let expires_at_ms = match flags & HAS_EXPIRY {
@@ -87,21 +111,18 @@ pub fn decode(bytes: &Bytes) -> Result<Record, DecodeError> {
         _ => {
             let text = std::str::from_utf8(reader.sized("the content type")?)
                 .map_err(|_| DecodeError("its content type is not UTF-8".to_owned()))?;
-            Some(text.to_owned())
+            Some(text)
         }
     };
     if flags & HAS_EXTENSIONS != 0 {
         check_extensions(reader.sized("the extensions")?)?;
     }
-    let value = bytes.slice(reader.at..);
-    if flags & TOMBSTONE == 0 {
-        let content = Content::Value { bytes: value, content_type, expires_at_ms };
-        return Ok(Record { version, content });
-    }
-    if !value.is_empty() || expires_at_ms.is_some() || content_type.is_some() {
+    let (tombstone, value_at) = (flags & TOMBSTONE != 0, reader.at);
+    let has_content = value_at < bytes.len() || expires_at_ms.is_some() || content_type.is_some();
+    if tombstone && has_content {
         return Err(DecodeError("it is a tombstone with content".to_owned()));
     }
-    Ok(Record { version, content: Content::Tombstone })
+    Ok(Parsed { version, tombstone, expires_at_ms, content_type, value_at })
 }
 
 /// Only the version and whether it is a tombstone, without looking at the rest.
@@ -289,7 +310,9 @@ mod tests {
         let spelled = |flags: u8, rest: &[u8]| {
             let mut bytes = head(flags, Version::ZERO, 64);
             bytes.put_slice(rest);
-            decode(&bytes.freeze())
+            let (checked, decoded) = (check(&bytes), decode(&bytes.freeze()));
+            assert_eq!(checked.err(), decoded.clone().err());
+            decoded
         };
         assert!(spelled(0, b"value").is_ok());
         for (flags, rest) in [
@@ -328,6 +351,7 @@ mod tests {
         fn every_record_reads_back(record in any_record()) {
             let bytes = encode(&record);
             prop_assert_eq!(peek(&bytes), Ok((record.version, record.is_tombstone())));
+            prop_assert_eq!(check(&bytes), Ok(()));
             prop_assert_eq!(decode(&bytes), Ok(record));
         }
 

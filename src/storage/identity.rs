@@ -18,10 +18,14 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use pinned::PinnedLayout;
+
 use super::disk::{Disk, read_file, replace_file};
 use crate::error::StartError;
 use crate::runtime::Runtime;
 use crate::types::{ClusterId, Incarnation, Mode, NodeId};
+
+mod pinned;
 
 /// The format of a data directory as a whole: the log, the table's rows, and these files.
 const FORMAT: u32 = 1;
@@ -53,6 +57,9 @@ struct IdentityFile {
     mode: Mode,
     engine: String,
     boots: u64,
+    /// Where the mode places keys by it; a directory made before it was kept takes the settings'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layout: Option<PinnedLayout>,
 }
 
 /// `peers.json`: the incarnation that each node was first met with.
@@ -70,17 +77,22 @@ struct AnyFormat {
 
 impl Identity {
     /// Reads the identity, or mints one in an empty directory; counts the boot. Refuses where
-    /// node id, mode, engine or format differ from what the directory was made for. Blocking.
+    /// node id, mode, engine, layout (where the mode places keys by one) or format differ from
+    /// what the directory was made for. Blocking.
     pub fn open(
         disk: Arc<dyn Disk>,
         runtime: &Runtime,
         node: NodeId,
         mode: Mode,
         engine: &str,
+        layout: Option<PinnedLayout>,
     ) -> Result<Identity, StartError> {
         let mut identity = match read::<IdentityFile>(&*disk, IDENTITY_FILE)? {
             Some(identity) => {
                 identity.check(node, mode, engine)?;
+                if let (Some(pinned), Some(asked)) = (&identity.layout, &layout) {
+                    pinned.check(asked)?;
+                }
                 identity
             }
             None => {
@@ -96,6 +108,7 @@ impl Identity {
             hexadecimal(PEERS_FILE, known)?;
         }
         identity.boots += 1;
+        identity.layout = layout;
         write(&*disk, IDENTITY_FILE, &identity).map_err(cannot_write)?;
         let boot = identity.boots;
         let (identity, peers) = (Mutex::new(identity), Mutex::new(peers));
@@ -168,6 +181,7 @@ impl IdentityFile {
             mode,
             engine: engine.to_owned(),
             boots: 0,
+            layout: None,
         }
     }
 
@@ -286,7 +300,17 @@ mod tests {
         mode: Mode,
         engine: &str,
     ) -> Result<Identity, StartError> {
-        Identity::open(Arc::new(disk.clone()), &Runtime::real(), node, mode, engine)
+        Identity::open(Arc::new(disk.clone()), &Runtime::real(), node, mode, engine, None)
+    }
+
+    fn open_leaderless(
+        disk: &SimDisk,
+        nodes: &[u16],
+        replicas: u16,
+    ) -> Result<Identity, StartError> {
+        let (disk, mode) = (Arc::new(disk.clone()), Mode::Leaderless);
+        let layout = Some(PinnedLayout::new(nodes.iter().copied().map(NodeId), replicas));
+        Identity::open(disk, &Runtime::real(), NODE, mode, "sled", layout)
     }
 
     fn open(disk: &SimDisk) -> Identity {
@@ -330,6 +354,20 @@ mod tests {
         let other_engine = refusal(open_as(&disk, NODE, Mode::Leader, "memory"));
         assert!(other_engine.contains("engine sled") && other_engine.contains("--engine sled"));
         assert_eq!(open(&disk).boot(), 2, "refused starts are no boots");
+    }
+
+    #[test]
+    fn other_nodes_or_replicas_than_the_directory_was_made_with_are_refused() {
+        let disk = SimDisk::new(1);
+        open_leaderless(&disk, &[1, 2, 3, 4], 3).expect("opens");
+        let replaced = refusal(open_leaderless(&disk, &[1, 2, 3, 5], 3));
+        assert!(replaced.contains("nodes 1, 2, 3, 4") && replaced.contains("nodes 1, 2, 3, 5"));
+        let fewer = refusal(open_leaderless(&disk, &[1, 2, 3, 4], 2));
+        assert!(fewer.contains("3 replicas") && fewer.contains("2 replicas"), "{fewer}");
+        let same = open_leaderless(&disk, &[4, 3, 2, 1], 3).expect("the order does not matter");
+        assert_eq!(same.boot(), 2, "refused starts are no boots");
+        same.join_cluster(ClusterId(7)).expect("joins");
+        assert!(open_leaderless(&disk, &[1, 2], 2).is_err(), "still known");
     }
 
     #[test]

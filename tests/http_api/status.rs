@@ -57,6 +57,10 @@ fn a_node_tells_its_state_and_whether_it_can_serve() {
         assert_eq!(unready.json()["detail"], "no leader yet");
         assert_eq!(world.get("/v1/node").await.json()["not_ready_because"], "no leader yet");
         assert_eq!(world.get("/healthz").await.status, 200, "alive all the same");
+        *world.failure.lock().unwrap() = Some("the disk failed".to_owned());
+        let failed = world.get("/v1/node").await.json();
+        assert_eq!((&failed["health"], &failed["ready"]), (&json!("failed"), &json!(false)));
+        assert_eq!(failed["not_ready_because"], "the disk failed");
     });
 }
 

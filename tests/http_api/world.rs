@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub struct World {
     pub fake: Arc<Fake>,
     pub service: Service,
     pub metrics: Metrics,
+    /// Why the node stops, where it does.
+    pub failure: Arc<Mutex<Option<String>>>,
     pub asked: AtomicUsize,
 }
 
@@ -82,6 +84,8 @@ pub fn world(runtime: Runtime, mode: Mode, limit: impl FnOnce(&mut Limits)) -> W
     let mut settings = Settings::defaults(NodeId(2), mode, peers.collect::<BTreeMap<_, _>>());
     limit(&mut settings.limits);
     let (fake, metrics) = (Arc::new(Fake::new(mode)), Metrics::new());
+    let failure: Arc<Mutex<Option<String>>> = Arc::default();
+    let told = failure.clone();
     let log = || LogFacts { first_position: 7, next_position: 9 };
     let service = service(Api {
         replicator: fake.clone(),
@@ -93,9 +97,10 @@ pub fn world(runtime: Runtime, mode: Mode, limit: impl FnOnce(&mut Limits)) -> W
             boot: 4,
             started_ms: 4_000,
             log: Some(Box::new(log)),
+            failure: Some(Box::new(move || told.lock().unwrap().clone())),
         },
     });
-    World { fake, service, metrics, asked: AtomicUsize::new(0) }
+    World { fake, service, metrics, failure, asked: AtomicUsize::new(0) }
 }
 
 impl World {

@@ -91,6 +91,7 @@ impl World {
             mode: Mode::Leader,
             client_address: String::new(),
             lane: Lane::Bulk,
+            layout: 0,
         }));
         let transport =
             self.network.transport(NodeId(id), runtime.clone(), greeter, metrics.clone());

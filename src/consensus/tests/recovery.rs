@@ -205,3 +205,20 @@ fn entries_out_of_memory_are_read_back_whole() {
         assert_eq!(entries(&mut store).await, written[..31]);
     });
 }
+
+#[test]
+fn a_group_that_has_nothing_yet_does_not_hold_back_the_log_of_others() {
+    in_a_world(|| async {
+        use crate::storage::log::{Kind, NewRecord};
+        let (disk, runtime) = (SimDisk::new(1), Runtime::simulated(1, 1_000));
+        let store = open_store(&disk, &runtime, 0);
+        for _ in 0..8 {
+            let payload = vec![7; 1 << 10].into();
+            let record = NewRecord { kind: Kind::ReplicaWrites, payload };
+            store.0.log.append_durably(vec![record]).await.expect("durable");
+        }
+        let start = store.0.log.start();
+        store.release().await.expect("released");
+        assert!(store.0.log.start() > start, "the log was not cut");
+    });
+}

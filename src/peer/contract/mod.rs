@@ -81,6 +81,7 @@ fn hello(node: NodeId) -> Hello {
         node,
         incarnation: Incarnation(100 + u64::from(node.0)),
         mode: Mode::Leader,
+        layout: 0,
         client_address: format!("client-{node}:7000"),
         lane: Lane::Bulk,
     }

@@ -113,9 +113,9 @@ fn calls_that_wait_are_bounded_and_so_are_queued_bytes() {
         assert!(matches!(refused, PeerError::NotSent { .. }), "{refused}");
 
         let link = Link::new(PEER);
-        let answer = Bytes::from(vec![0; MAX_MESSAGE_BYTES]);
+        let reason = "x".repeat(MAX_MESSAGE_BYTES);
         for id in 0..10 {
-            link.answer(id, Service::Forward, Answer::Body(answer.clone()));
+            link.answer(id, Service::Forward, Answer::Refused(reason.clone()));
         }
         let closed = link.closed().expect("a peer that takes no answers loses the link");
         assert!(closed.contains("not taken"), "{closed}");
@@ -149,5 +149,28 @@ fn the_writer_takes_about_a_batch_at_a_time() {
             all.extend(batch);
         }
         assert_eq!(all, (0..100).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_given_up_and_the_link_stays() {
+    let link = Link::new(PEER);
+    let long = Bytes::from(vec![0; MAX_MESSAGE_BYTES]);
+    // With their heads, one fewer fits than their lengths say.
+    let answers = MAX_QUEUED_BYTES / MAX_MESSAGE_BYTES;
+    for id in 0..answers as u64 {
+        link.answer(id, Service::ReplicaList, Answer::Body(long.clone()));
+    }
+    assert_eq!(link.closed(), None);
+    in_a_paused_world(|runtime| async move {
+        let mut batch = Vec::new();
+        for _ in 0..answers {
+            link.take(&runtime, &mut batch);
+        }
+        let given_up = |message: &Outgoing| {
+            matches!(message, Outgoing::Answer { answer: WireAnswer::GivenUp(_), .. })
+        };
+        assert_eq!(batch.len(), answers);
+        assert_eq!(batch.iter().filter(|message| given_up(message)).count(), 1);
     });
 }

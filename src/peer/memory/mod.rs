@@ -161,6 +161,10 @@ impl Transport for MemoryTransport {
         self.mesh.call(request)
     }
 
+    fn is_connected(&self, node: NodeId) -> bool {
+        self.mesh.is_connected(node)
+    }
+
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         self.mesh.peer(node)
     }

@@ -43,6 +43,7 @@ fn start(network: &MemoryNetwork, node: NodeId, trace: &Trace) -> (Runtime, Shar
         mode: Mode::Leaderless,
         client_address: String::new(),
         lane: Lane::Bulk,
+        layout: 0,
     };
     let greeter = Arc::new(BasicGreeter::new(hello));
     let transport = network.transport(node, runtime.clone(), greeter, Metrics::new());

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -79,6 +80,8 @@ struct Peer {
 #[derive(Default)]
 struct Slot {
     state: Mutex<SlotState>,
+    /// Whether the lane is up; changes under the lock, and is read without.
+    up: AtomicBool,
     /// Ends the pause before the next attempt to connect.
     invited: Notify,
 }
@@ -89,7 +92,6 @@ struct SlotState {
     /// to be dialled with good reason to expect that it works: at first, after a working link
     /// broke, and when the peer has just dialled this node. Else calls fail at once.
     link: Option<Arc<Link>>,
-    up: bool,
     /// Why the last link, or the last attempt at one, ended.
     reason: String,
 }
@@ -181,12 +183,16 @@ impl Mesh {
         link.call(&self.runtime, request)
     }
 
+    /// See [`super::Transport::is_connected`].
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.peers.read().get(&node).is_some_and(|peer| peer.is_connected())
+    }
+
     /// See [`super::Transport::peer`].
     pub fn peer(&self, node: NodeId) -> Option<PeerView> {
         let peer = self.peers.read().get(&node)?.clone();
-        let connected = [Lane::Bulk, Lane::Control].map(|lane| peer.slot(lane).state.lock().up);
         let client_address = peer.client_address.lock().clone();
-        Some(PeerView { connected: connected == [true; 2], client_address })
+        Some(PeerView { connected: peer.is_connected(), client_address })
     }
 }
 
@@ -196,6 +202,10 @@ impl Peer {
             Lane::Bulk => &self.bulk,
             Lane::Control => &self.control,
         }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.bulk.up.load(Ordering::Acquire) && self.control.up.load(Ordering::Acquire)
     }
 
     /// Says that the peer is likely to be there: lanes that are down are dialled at once.
@@ -224,14 +234,14 @@ impl Slot {
     /// one that gets them from now on.
     fn set_up(&self, peer: NodeId) -> Arc<Link> {
         let mut state = self.state.lock();
-        state.up = true;
+        self.up.store(true, Ordering::Release);
         state.link.get_or_insert_with(|| Link::new(peer)).clone()
     }
 
     /// Fails what is queued, and all calls from now on. Gives the reason that counted until now.
     fn set_down(&self, reason: &str) -> String {
         let mut state = self.state.lock();
-        state.up = false;
+        self.up.store(false, Ordering::Release);
         let link = state.link.take();
         let before = std::mem::replace(&mut state.reason, reason.to_owned());
         drop(state);

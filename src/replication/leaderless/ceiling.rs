@@ -128,6 +128,8 @@ impl Ceiling {
 
     /// Stores the ceiling once more, so that the log can be cut before this.
     pub async fn store_again(&self) -> Result<(), LogError> {
+        // What is on its way to the log may lie before the cut: wait until it counts as stored.
+        self.log.append_durably(Vec::new()).await?;
         let stored_ms = self.shared.stored_ms.load(Ordering::Acquire);
         if stored_ms == 0 {
             return Ok(());

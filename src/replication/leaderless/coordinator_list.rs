@@ -3,6 +3,9 @@
 //! **Guarantees.** A list at `quorum` shows of every key what a quorum read of it would: R replicas
 //! of every partition are heard, and a key on which they do not agree is settled as a read does.
 //!
+//! A `local` list shows what some replica of each partition holds: this node's own where it holds
+//! all of them.
+//!
 //! **Does not guarantee** one moment for all keys of a page.
 
 use std::collections::BTreeMap;
@@ -18,7 +21,7 @@ use super::coordinator_write::too_few;
 use super::gather::{Arrival, Gathering};
 use super::layout::STATIC_EPOCH;
 use super::messages::{self, ListPage, ListRequest};
-use super::pages::{self, MergedKey};
+use super::pages::{self, MergedKey, MergedPage};
 use super::quorums::{self, Quorums, ReadPlan};
 use crate::error::{ReadError, Refusal};
 use crate::peer::{Lane, PeerError, Request, Service};
@@ -115,7 +118,10 @@ impl RowSource for MergedRows<'_> {
         let limit = limit.clamp(1, MAX_PAGE_ROWS) as u32;
         let request = ListRequest { prefix: self.prefix.to_owned(), from: from.clone(), limit };
         match self.plan {
-            ReadPlan::Local => self.own_rows(request).await,
+            ReadPlan::Local if self.core.layout.holds_all(self.core.node) => {
+                self.own_rows(request).await
+            }
+            ReadPlan::Local => self.any_rows(request).await,
             ReadPlan::Quorum(quorums) => self.quorum_rows(request, quorums).await,
         }
     }
@@ -132,28 +138,35 @@ impl MergedRows<'_> {
         Ok(Rows { rows: decode_rows(page.rows)?, more })
     }
 
+    /// Rows of some replica of every partition, where this node does not hold them all.
+    async fn any_rows(&mut self, request: ListRequest) -> Result<Rows, ReadError> {
+        let pages = self.ask_nodes(request, 1).await?;
+        self.cost.acks = 1;
+        self.merge(pages).and_then(rows_of)
+    }
+
+    fn merge(&self, pages: Vec<(NodeId, ListPage)>) -> Result<MergedPage, ReadError> {
+        let merged = pages::merge(&self.core.layout, pages);
+        merged.map_err(|(key, error)| damaged(&key, &error).into())
+    }
+
     async fn quorum_rows(
         &mut self,
         request: ListRequest,
         quorums: Quorums,
     ) -> Result<Rows, ReadError> {
-        let pages = self.ask_nodes(request, quorums).await?;
+        let pages = self.ask_nodes(request, quorums.r).await?;
         self.cost.acks = self.cost.acks.max(pages.len() as u16);
-        let merged =
-            pages::merge(&self.core.layout, pages).map_err(|(key, error)| damaged(&key, &error))?;
+        let merged = self.merge(pages)?;
         self.settle_all(&merged.keys, quorums).await?;
-        let rows = merged.keys.into_iter().filter_map(|merged| {
-            let newest = merged.resolution.newest?;
-            Some((merged.key, newest))
-        });
-        Ok(Rows { rows: decode_rows(rows.collect())?, more: merged.more })
+        rows_of(merged)
     }
 
-    /// A page of every node, as soon as R replicas of every partition have given theirs.
+    /// A page of every node, as soon as `r` replicas of every partition have given theirs.
     async fn ask_nodes(
         &mut self,
         request: ListRequest,
-        quorums: Quorums,
+        r: u16,
     ) -> Result<Vec<(NodeId, ListPage)>, ReadError> {
         let core = self.core;
         let gathering = Gathering::new(None);
@@ -166,7 +179,7 @@ impl MergedRows<'_> {
         let mut failures = Vec::new();
         loop {
             let heard: Vec<NodeId> = pages.keys().copied().collect();
-            if pages::covers(&core.layout, &heard, quorums.r) {
+            if pages::covers(&core.layout, &heard, r) {
                 return Ok(pages.into_iter().collect());
             }
             let ended = gathering.outstanding() == 0;
@@ -180,7 +193,7 @@ impl MergedRows<'_> {
             };
             let Some(arrived) = arrived else {
                 let detail = format!("some keys have too few: {}", failures.join("; "));
-                return Err(too_few(quorums.r, pages.len(), &detail).into());
+                return Err(too_few(r, pages.len(), &detail).into());
             };
             for Arrival { node, result } in arrived {
                 match result {
@@ -210,6 +223,14 @@ impl MergedRows<'_> {
         }
         Ok(())
     }
+}
+
+fn rows_of(merged: MergedPage) -> Result<Rows, ReadError> {
+    let rows = merged.keys.into_iter().filter_map(|merged| {
+        let newest = merged.resolution.newest?;
+        Some((merged.key, newest))
+    });
+    Ok(Rows { rows: decode_rows(rows.collect())?, more: merged.more })
 }
 
 fn storage(error: TableError) -> ReadError {

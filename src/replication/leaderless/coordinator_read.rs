@@ -30,9 +30,16 @@ use crate::types::{EffectiveLevel, Key, NodeId, Record};
 /// One quorum read in this many asks all replicas.
 const ASK_ALL_ONE_IN: u64 = 10;
 
-/// How long a read waits for the replicas it asked before it asks the others as well. Well above
-/// what a healthy replica takes, well below what a person notices.
+/// How long a read waits at least for the replicas it asked before it asks the others as well. Well
+/// above what a healthy replica takes, well below what a person notices.
 pub(super) const HEDGE_DELAY: Duration = Duration::from_millis(20);
+
+/// How many times the latency known of the replicas asked a read waits: where all are slow because
+/// all are busy, asking more of them would only make them busier.
+const HEDGE_LATENCIES: u64 = 3;
+
+/// How long a read waits at most before it asks others: a replica that hangs shows as slow too.
+const MAX_HEDGE_DELAY: Duration = Duration::from_millis(200);
 
 /// Reads whose late answers are still looked at in the background, at most.
 const MAX_LATE_CHECKS: usize = 256;
@@ -71,10 +78,14 @@ impl Core {
 
     /// The nearest replica's record, which is this node's own where it has one.
     async fn local_read(&self, key: &Key, deadline: Instant) -> Result<ReadAnswer, ReadError> {
-        let mut round = Round::new(self, key, deadline);
-        round.hear(1).await?;
-        let cost = Cost { messages: round.messages, acks: 1 };
-        let newest = round.held.swap_remove(0).record;
+        let (newest, messages) = if self.layout.holds(self.node, key.partition()) {
+            (self.read_own(key)?, 0)
+        } else {
+            let mut round = Round::new(self, key, deadline);
+            round.hear(1).await?;
+            (round.held.swap_remove(0).record, round.messages)
+        };
+        let cost = Cost { messages, acks: 1 };
         let record = newest.map(|bytes| decoded(key, &bytes)).transpose()?;
         Ok(ReadAnswer { record, level: EffectiveLevel::Local, cost })
     }
@@ -100,6 +111,13 @@ impl Core {
         }
         let record = resolution.newest.map(|bytes| decoded(key, &bytes)).transpose()?;
         Ok(ReadAnswer { record, level: quorums.level(), cost })
+    }
+
+    /// How long to wait for these replicas before others are asked as well.
+    pub(super) fn hedge_delay(&self, asked: &[NodeId]) -> Duration {
+        let slowest_us = asked.iter().map(|node| self.peers.read_latency_us(*node)).max();
+        let known = Duration::from_micros(slowest_us.unwrap_or(0).saturating_mul(HEDGE_LATENCIES));
+        known.clamp(HEDGE_DELAY, MAX_HEDGE_DELAY)
     }
 
     /// Brings what is newest to a write quorum, and to every replica known to be behind; waits for
@@ -131,7 +149,7 @@ impl Core {
             newest,
             deadline,
             gathering: Gathering::new(Some(self.stragglers.clone())),
-            sent: 0,
+            sent_to: Vec::new(),
             acks: 0,
             messages: 0,
         };
@@ -215,7 +233,9 @@ impl<'a> Round<'a> {
     /// Waits until `needed` replicas have answered, asking others where one fails or is slow.
     async fn hear(&mut self, needed: usize) -> Result<(), Refusal> {
         let runtime = &self.core.runtime;
-        let mut hedge_at = Some(runtime.now() + HEDGE_DELAY);
+        self.ask(needed.saturating_sub(self.held.len() + self.awaited.len()))?;
+        let hedge_delay = self.core.hedge_delay(&self.awaited);
+        let mut hedge_at = Some(runtime.now() + hedge_delay);
         while self.held.len() < needed {
             self.ask(needed.saturating_sub(self.held.len() + self.awaited.len()))?;
             if self.awaited.is_empty() && self.held.len() < needed {
@@ -231,7 +251,7 @@ impl<'a> Round<'a> {
                 }
                 None => {
                     hedge_at = None;
-                    let waited_us = HEDGE_DELAY.as_micros() as u64;
+                    let waited_us = hedge_delay.as_micros() as u64;
                     self.awaited
                         .iter()
                         .for_each(|node| self.core.peers.note_slow(*node, waited_us));
@@ -275,7 +295,7 @@ struct Repair<'a> {
     newest: &'a Bytes,
     deadline: Instant,
     gathering: Gathering<Taken>,
-    sent: usize,
+    sent_to: Vec<NodeId>,
     acks: usize,
     messages: u32,
 }
@@ -284,7 +304,7 @@ impl Repair<'_> {
     fn send(&mut self, nodes: &[NodeId]) {
         for node in nodes {
             self.core.metrics.read_repairs.inc();
-            self.sent += 1;
+            self.sent_to.push(*node);
             self.messages += u32::from(*node != self.core.node);
             let slot = self.gathering.slot(*node);
             self.core.send_write(self.key, self.newest, self.deadline, slot);
@@ -303,8 +323,8 @@ impl Repair<'_> {
     ) -> Result<(), Refusal> {
         let runtime = &self.core.runtime;
         let mut failures = Vec::new();
-        let hedge_at = runtime.now() + HEDGE_DELAY;
-        if self.sent < missing {
+        let hedge_at = runtime.now() + self.core.hedge_delay(&self.sent_to);
+        if self.sent_to.len() < missing {
             self.send(&std::mem::take(&mut others));
         }
         while self.acks < missing {

@@ -58,6 +58,11 @@ impl Layout {
         self.replicas_of(partition).contains(&node)
     }
 
+    /// Whether `node` holds every partition.
+    pub fn holds_all(&self, node: NodeId) -> bool {
+        self.partitions().all(|replicas| replicas.contains(&node))
+    }
+
     /// Every partition with its replicas.
     pub fn partitions(&self) -> impl Iterator<Item = &[NodeId]> {
         self.partitions.iter().map(Vec::as_slice)

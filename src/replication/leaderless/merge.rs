@@ -17,6 +17,9 @@ use crate::telemetry::Metrics;
 /// The row that names the last log record whose writes are in the table.
 const APPLIED: &str = "replica-applied";
 
+/// The row that names a place before which the log may have been cut.
+const RELEASED: &str = "replica-released";
+
 /// Writes that go into the table together.
 pub struct Merge<'a> {
     table: &'a dyn Table,
@@ -77,9 +80,25 @@ fn damaged(write: &StoredWrite, error: &DecodeError) -> TableError {
 
 /// The last log record whose writes are in the table; `None` in a table that never had any.
 pub fn applied_position(table: &dyn Table) -> Result<Option<Position>, TableError> {
-    let Some(value) = table.get(&rows::meta_row(APPLIED))? else { return Ok(None) };
+    position(table, APPLIED)
+}
+
+/// Says in the table that the log may be cut before `released`: a checkpoint with it comes first.
+pub fn released_batch(released: Position) -> TableBatch {
+    let mut batch = TableBatch::default();
+    batch.put(rows::meta_row(RELEASED), released.0.to_be_bytes().to_vec());
+    batch
+}
+
+/// Before what place the log may have been cut; `None` where it never was.
+pub fn released_position(table: &dyn Table) -> Result<Option<Position>, TableError> {
+    position(table, RELEASED)
+}
+
+fn position(table: &dyn Table, name: &str) -> Result<Option<Position>, TableError> {
+    let Some(value) = table.get(&rows::meta_row(name))? else { return Ok(None) };
     match <[u8; 8]>::try_from(value.as_ref()) {
         Ok(bytes) => Ok(Some(Position(u64::from_be_bytes(bytes)))),
-        Err(_) => Err(TableError::Damaged(format!("the row '{APPLIED}' is no position"))),
+        Err(_) => Err(TableError::Damaged(format!("the row '{name}' is no position"))),
     }
 }

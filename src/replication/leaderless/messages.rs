@@ -117,7 +117,7 @@ fn key(text: &str) -> Result<Key, MessageError> {
 /// Shares the run's bytes with the message, once they are known to be a record.
 fn record(body: &Bytes, run: &Run<'_>) -> Result<Bytes, MessageError> {
     let record = body.slice_ref(run.0);
-    encoding::decode(&record).map_err(|error| MessageError(error.to_string()))?;
+    encoding::check(&record).map_err(|error| MessageError(error.to_string()))?;
     Ok(record)
 }
 

@@ -37,7 +37,7 @@ use crate::consensus::{Consensus, ConsensusStatus};
 use crate::error::{ReadError, Refusal, StartError, WriteError};
 use crate::peer::{Inbound, SharedTransport};
 use crate::runtime::Runtime;
-use crate::storage::log::{CommitLog, LogUser};
+use crate::storage::log::{CommitLog, LogUser, Position};
 use crate::storage::table::Table;
 use crate::telemetry::Metrics;
 use crate::types::{Key, Mode, NodeId, Version, Write};
@@ -69,6 +69,9 @@ use peers::Peers;
 use replica::Replica;
 use stragglers::Stragglers;
 
+/// Where a log begins that was never cut.
+const FIRST_POSITION: Position = Position(1);
+
 /// How long the control plane's log may take to be cut at a checkpoint.
 const COMPACT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -82,7 +85,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(10);
 pub trait ControlPlane: Send + Sync + 'static {
     /// The group as this node sees it.
     fn status(&self) -> ConsensusStatus;
-    /// Lets the group release the log that it needs no more.
+    /// Lets the group release the log that it needs no more; the table was made durable before.
     fn compact(&self) -> BoxFuture<'_, Result<(), String>>;
 }
 
@@ -92,7 +95,7 @@ impl ControlPlane for Consensus {
     }
 
     fn compact(&self) -> BoxFuture<'_, Result<(), String>> {
-        Consensus::compact(self, COMPACT_TIMEOUT).boxed()
+        Consensus::release_log(self, COMPACT_TIMEOUT).boxed()
     }
 }
 
@@ -149,6 +152,7 @@ impl Leaderless {
                     .to_owned(),
             ));
         }
+        check_table_reaches_log(&*table, &log)?;
         let node = settings.node_id;
         let nodes: Vec<NodeId> = settings.peers.keys().copied().collect();
         let metrics = options.metrics;
@@ -182,8 +186,13 @@ impl Leaderless {
         // Before the checkpoint, so that what lies before it is in the checkpoint.
         let merged_up_to = core.replica.merged_up_to();
         let table = core.table.clone();
-        let done = core.runtime.blocking(move || table.checkpoint()).await;
-        done.map_err(|error| error.to_string())?;
+        let done = core.runtime.blocking(move || {
+            // In the table before the log is cut there, so that an older table is told from it.
+            table.apply(merge::released_batch(merged_up_to))?;
+            table.checkpoint()
+        });
+        done.await.map_err(|error| error.to_string())?;
+        core.metrics.checkpoints.inc();
         core.ceiling.store_again().await.map_err(|error| error.to_string())?;
         let log = self.log.clone();
         let released =
@@ -272,8 +281,29 @@ impl Replicator for Leaderless {
         Leaderless::checkpoint(self).boxed()
     }
 
+    fn failed(&self) -> BoxFuture<'_, String> {
+        self.core.replica.failed().boxed()
+    }
+
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Leaderless::shutdown(self).boxed()
+    }
+}
+
+/// Refuses a table that lacks writes which were cut from the log: it is another, or an older copy.
+fn check_table_reaches_log(table: &dyn Table, log: &CommitLog) -> Result<(), StartError> {
+    let released = merge::released_position(table)
+        .map_err(|error| StartError::DataDirectory(error.to_string()))?;
+    match released {
+        // A log that was never cut still has everything.
+        None if log.start() <= FIRST_POSITION => Ok(()),
+        Some(released) if log.start() <= released => Ok(()),
+        _ => Err(StartError::DataDirectory(
+            "the commit log begins after what the table holds: the table's files were removed, or \
+             replaced by older ones; restore this node's data directory whole from a copy, or \
+             replace the node"
+                .to_owned(),
+        )),
     }
 }
 

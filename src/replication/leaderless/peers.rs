@@ -112,7 +112,7 @@ impl Peers {
 
     /// Whether the link to a peer is up, as far as is known.
     pub fn is_connected(&self, node: NodeId) -> bool {
-        self.transport.peer(node).is_some_and(|peer| peer.connected)
+        self.transport.is_connected(node)
     }
 
     /// Sends a record to a peer.
@@ -136,6 +136,11 @@ impl Peers {
     pub fn read_rank(&self, node: NodeId) -> (bool, u64) {
         let latency_us = self.peers.get(&node).map_or(u64::MAX, |peer| peer.reads.latency_us());
         (!self.is_connected(node), latency_us)
+    }
+
+    /// How long a peer's last reads took; 0 where none is known.
+    pub fn read_latency_us(&self, node: NodeId) -> u64 {
+        self.peers.get(&node).map_or(0, |peer| peer.reads.latency_us())
     }
 
     /// Says that a peer kept a read waiting for `waited_us` in vain.

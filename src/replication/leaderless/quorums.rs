@@ -11,6 +11,8 @@ pub struct Quorums {
     pub r: u16,
     pub w: u16,
     pub n: u16,
+    /// What the cluster's writes wait for where they do not say otherwise.
+    pub usual_w: u16,
     pub repair: ReadRepair,
 }
 
@@ -22,9 +24,13 @@ pub enum ReadPlan {
 }
 
 impl Quorums {
-    /// Whether every read quorum meets every write quorum, and reads repair what they find.
+    /// Whether reads repair what they find, and this request's quorums meet the usual ones: what it
+    /// writes or settles is held by a usual write quorum at least, and its reads meet every one.
+    /// One request's larger W says nothing about the writes of others.
     pub fn is_strong(&self) -> bool {
-        self.r + self.w > self.n && self.repair == ReadRepair::Blocking
+        self.w >= self.usual_w
+            && self.r + self.usual_w > self.n
+            && self.repair == ReadRepair::Blocking
     }
 
     /// What an answer says was served.
@@ -101,6 +107,7 @@ fn quorums(
         r: within("r", options.r, settings.read_quorum)?,
         w: within("w", options.w, settings.write_quorum)?,
         n,
+        usual_w: settings.write_quorum.clamp(1, n.max(1)),
         repair: settings.read_repair,
     })
 }

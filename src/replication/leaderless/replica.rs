@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::merge::Merge;
 use super::messages::{StoredWrite, encode_writes};
 use super::tally::Taken;
-use crate::runtime::{Runtime, Task};
+use crate::runtime::{Runtime, Task, watch};
 use crate::storage::log::{CommitLog, Kind, LogError, NewRecord, Position};
 use crate::storage::rows;
 use crate::storage::table::{Table, TableError};
@@ -60,6 +60,8 @@ struct Shared {
     written: Arc<Written>,
     /// Why the replica takes nothing more, once it does not.
     failed: OnceLock<String>,
+    /// Tells those who wait for that.
+    failing: watch::Sender<bool>,
     idle: Notify,
 }
 
@@ -116,6 +118,7 @@ impl Replica {
             queue: Mutex::default(),
             written: Arc::default(),
             failed: OnceLock::new(),
+            failing: watch::Sender::new(false),
             idle: Notify::new(),
         });
         let applier = runtime.spawn(apply_in_log_order(shared.clone()));
@@ -180,6 +183,14 @@ impl Replica {
         }
     }
 
+    /// Waits until the replica takes nothing more because it failed, and says why.
+    pub async fn failed(&self) -> String {
+        let mut failing = self.shared.failing.subscribe();
+        // The sender is kept beside, so that this ends in no other way.
+        let _ = failing.wait_for(|failing| *failing).await;
+        self.failure().unwrap_or_else(|| "the replica has failed".to_owned())
+    }
+
     /// Takes nothing more, and waits until what was taken is merged.
     pub async fn close(&self) {
         self.shared.queue.lock().closed = true;
@@ -206,8 +217,20 @@ impl Drop for Replica {
     }
 }
 
+/// Fails the replica where its applier panics: nothing would be merged or answered any more.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("the replica's applier panicked".to_owned());
+        }
+    }
+}
+
 /// The one applier: merges what is durable, as much as there is at once, and answers.
 async fn apply_in_log_order(shared: Arc<Shared>) {
+    let _watched = FailOnPanic(shared.clone());
     let log = shared.log.clone();
     let log_failed = log.failed();
     tokio::pin!(log_failed);
@@ -284,5 +307,6 @@ impl Shared {
             (submission.done)(Err(ReplicaError::Unknown(reason.clone())));
         }
         self.idle.notify_waiters();
+        self.failing.send_replace(true);
     }
 }

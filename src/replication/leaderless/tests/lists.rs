@@ -162,3 +162,21 @@ fn pages_are_cut_by_bytes_and_lose_nothing() {
         assert_eq!(seen, 12);
     });
 }
+
+#[test]
+fn a_local_list_on_a_node_without_some_partitions_shows_their_keys_too() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(5, 30).await;
+        let names: Vec<String> = (0..60).map(named).collect();
+        for name in &names {
+            cluster.put(1, name, "v").await;
+        }
+        cluster.sleep_ms(1_000).await;
+        assert!(names.iter().any(|name| cluster.held(2, name).is_none()));
+        let options = RequestOptions { level: Some(Level::Local), ..cluster.options() };
+        let page = cluster.node(2).leaderless.list(list(), options).await.expect("a page");
+        let seen: Vec<&str> = page.items.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(seen, names);
+        assert_eq!(page.level, EffectiveLevel::Local);
+    });
+}

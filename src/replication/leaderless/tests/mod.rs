@@ -150,6 +150,7 @@ impl Cluster {
             mode: Mode::Leaderless,
             client_address: format!("client-{id}"),
             lane: Lane::Bulk,
+            layout: 0,
         };
         let greeter = Arc::new(BasicGreeter::new(own));
         let wires = self.network.transport(node, runtime.clone(), greeter, metrics.clone());

@@ -158,8 +158,11 @@ fn the_level_of_a_read_follows_its_quorums_and_too_few_replicas_are_an_error() {
         let expected = [
             (1, 1, EffectiveLevel::Eventual { r: 1, w: 1, n: 3 }),
             (2, 1, EffectiveLevel::Eventual { r: 2, w: 1, n: 3 }),
-            (1, 3, EffectiveLevel::Quorum { r: 1, w: 3, n: 3 }),
-            (3, 1, EffectiveLevel::Quorum { r: 3, w: 1, n: 3 }),
+            // Others write to two replicas: one read need not meet them.
+            (1, 3, EffectiveLevel::Eventual { r: 1, w: 3, n: 3 }),
+            // One replica is enough for the answer, and others may be read from next.
+            (3, 1, EffectiveLevel::Eventual { r: 3, w: 1, n: 3 }),
+            (3, 3, EffectiveLevel::Quorum { r: 3, w: 3, n: 3 }),
             (2, 2, EffectiveLevel::Quorum { r: 2, w: 2, n: 3 }),
         ];
         for (r, w, level) in expected {
@@ -236,5 +239,20 @@ fn status_tells_of_members_and_the_control_plane() {
         assert_eq!(reachable, [true, true, false]);
         assert_eq!(status.members[1].client_address.as_deref(), Some("client-2"));
         assert!(status.members.iter().all(|member| member.role == "replica"));
+    });
+}
+
+#[test]
+fn a_hedge_waits_longer_where_all_that_were_asked_are_known_to_be_slow() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(3, 41).await;
+        let core = &cluster.node(1).leaderless.core;
+        let asked = [NodeId(2), NodeId(3)];
+        assert_eq!(core.hedge_delay(&asked), coordinator_read::HEDGE_DELAY);
+        core.peers.note_slow(NodeId(3), 30_000);
+        assert_eq!(core.hedge_delay(&asked), Duration::from_millis(90));
+        assert_eq!(core.hedge_delay(&asked[..1]), coordinator_read::HEDGE_DELAY);
+        core.peers.note_slow(NodeId(3), 5_000_000);
+        assert_eq!(core.hedge_delay(&asked), Duration::from_millis(200));
     });
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::replication::leaderless::messages::{self, StoredWrite};
 use crate::replication::leaderless::tally::Taken;
+use crate::storage::disk::{Disk, replace_file};
 use crate::storage::log::Kind;
 
 fn version(ms: u64) -> Version {
@@ -267,32 +268,124 @@ fn a_table_that_is_ahead_of_its_log_refuses_to_start() {
             .expect("a table that takes rows");
         let replay = ReplicaReplay::new(table.clone(), metrics.clone()).expect("a table");
         let recovered = replay.finish().expect("nothing to merge");
-        let network = MemoryNetwork::new(1);
-        let own = Hello {
-            cluster: None,
-            node: NodeId(1),
-            incarnation: Incarnation(1),
-            mode: Mode::Leaderless,
-            client_address: "client".to_owned(),
-            lane: Lane::Bulk,
+        let refused = refusal(&runtime, (table, log, recovered));
+        assert!(refused.contains("the commit log does not have"), "{refused}");
+    });
+}
+
+/// Why a node does not start over this.
+fn refusal(runtime: &Runtime, (table, log, recovered): Opened) -> String {
+    let (network, metrics) = (MemoryNetwork::new(1), Metrics::new());
+    let own = Hello {
+        cluster: None,
+        node: NodeId(1),
+        incarnation: Incarnation(1),
+        mode: Mode::Leaderless,
+        client_address: "client".to_owned(),
+        lane: Lane::Bulk,
+        layout: 0,
+    };
+    let greeter = Arc::new(BasicGreeter::new(own));
+    let transport = network.transport(NodeId(1), runtime.clone(), greeter, metrics.clone());
+    let peers = BTreeMap::from([(NodeId(1), "here".to_owned())]);
+    let options = LeaderlessOptions {
+        runtime: runtime.clone(),
+        settings: Settings::defaults(NodeId(1), Mode::Leaderless, peers),
+        log,
+        table,
+        recovered,
+        transport,
+        control: Arc::new(NoControl),
+        metrics,
+    };
+    Leaderless::start(options).map(|_| ()).expect_err("a refusal").to_string()
+}
+
+#[test]
+fn a_table_that_is_gone_or_older_than_the_cut_log_refuses_to_start() {
+    in_a_paused_world(async {
+        let mut cluster = Cluster::start(1, 7).await;
+        let disk = cluster.disks[&NodeId(1)].clone();
+        let fill = "x".repeat(2 << 10);
+        let mut tables = vec![None];
+        for round in 0..2 {
+            for number in 0..20 {
+                cluster.put(1, &format!("key-{round}-{number}"), &fill).await;
+            }
+            let node = cluster.node(1).leaderless.clone();
+            Replicator::checkpoint(&*node).await.expect("a checkpoint");
+            tables.push(disk.contents("table"));
+        }
+        let newest = tables.pop().expect("two checkpoints");
+        cluster.crash(1);
+        let runtime = Runtime::simulated(1, WALL_MS);
+        for older in tables {
+            match older {
+                Some(bytes) => replace_file(&disk, "table", &bytes).expect("a file"),
+                None => disk.remove("table").expect("it was there"),
+            }
+            let refused = refusal(&runtime, open(&disk, &runtime, &Metrics::new()));
+            assert!(refused.contains("begins after what the table holds"), "{refused}");
+        }
+        replace_file(&disk, "table", &newest.expect("a table")).expect("a file");
+        cluster.start_node(1);
+        assert!(cluster.held(1, "key-0-0").is_some());
+    });
+}
+
+#[test]
+fn a_ceiling_that_is_being_stored_is_not_cut_away() {
+    in_a_paused_world(async {
+        let disk = SimDisk::new(12);
+        let runtime = Runtime::simulated(1, WALL_MS);
+        let (_, log, _) = open(&disk, &runtime, &Metrics::new());
+        let clock = HybridClock::below_ceiling(runtime.clone(), NodeId(1), 10_000, 0);
+        let ceiling = Ceiling::new(runtime.clone(), log.clone(), clock, 0);
+        let deadline = runtime.now() + Duration::from_secs(60);
+        ceiling.stamp(deadline).await.expect("a version");
+        // Late enough that the next version begins to store a higher ceiling.
+        runtime.sleep(Duration::from_millis(crate::clock::CEILING_AHEAD_MS * 3 / 4)).await;
+        ceiling.stamp(deadline).await.expect("a version");
+        let cut_at = log.end();
+        ceiling.store_again().await.expect("a healthy log");
+        log.close().await;
+        let mut stored = Vec::new();
+        let options = LogOptions {
+            disk: Arc::new(disk.clone()),
+            dir: "log".to_owned(),
+            segment_bytes: 4 << 10,
+            users: vec![LogUser::Replica],
+            runtime: runtime.clone(),
+            metrics: Metrics::new(),
         };
-        let greeter = Arc::new(BasicGreeter::new(own));
-        let transport = network.transport(NodeId(1), runtime.clone(), greeter, metrics.clone());
-        let peers = BTreeMap::from([(NodeId(1), "here".to_owned())]);
-        let settings = Settings::defaults(NodeId(1), Mode::Leaderless, peers);
-        let control = Arc::new(NoControl);
-        let options = LeaderlessOptions {
-            runtime,
-            settings,
-            log,
-            table,
-            recovered,
-            transport,
-            control,
-            metrics,
+        CommitLog::open(options, &mut |record| {
+            stored.push((record.position, ceiling::decode(record.payload)?));
+            Ok(())
+        })
+        .expect("a whole log");
+        let highest = |from| {
+            let kept = stored.iter().filter(|(position, _)| *position >= from);
+            kept.map(|(_, ceiling_ms)| *ceiling_ms).max()
         };
-        let refused = Leaderless::start(options).map(|_| ()).expect_err("a refusal");
-        assert!(refused.to_string().contains("the commit log does not have"), "{refused}");
+        assert!(stored.first().map(|(_, first)| *first) < highest(Position(0)), "it rose");
+        assert_eq!(highest(cut_at), highest(Position(0)));
+    });
+}
+
+#[test]
+fn a_replica_whose_log_fails_says_so_to_the_node() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(3, 13).await;
+        cluster.put(1, "a", "1").await;
+        let node = cluster.node(1);
+        let soon = || node.runtime.now() + REQUEST_TIMEOUT;
+        let failed = node.runtime.deadline(soon(), Replicator::failed(&*node.leaderless)).await;
+        assert_eq!(failed, None);
+        cluster.disks[&NodeId(1)].fail_next_sync();
+        // Whether the write is refused or unknown depends on which record fails first.
+        assert!(cluster.try_put(1, "b", "1").await.is_err());
+        let failed = node.runtime.deadline(soon(), Replicator::failed(&*node.leaderless)).await;
+        assert!(failed.is_some_and(|reason| reason.contains("the commit log failed")));
     });
 }
 

@@ -1,0 +1,74 @@
+//! The layout that a data directory's records were placed by.
+//!
+//! **Why it exists.** A mode that places keys by the cluster's nodes and the number of replicas looks
+//! for them where those say. With others, a read quorum need not meet the replicas that acknowledged
+//! a write. Until records can be moved, neither may change.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
+
+use crate::error::StartError;
+use crate::types::NodeId;
+
+/// The nodes and the number of replicas that decide where keys lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedLayout {
+    nodes: BTreeSet<NodeId>,
+    replicas: u16,
+}
+
+impl PinnedLayout {
+    /// The layout of these nodes; there are never more replicas than nodes.
+    pub fn new(nodes: impl IntoIterator<Item = NodeId>, replicas: u16) -> PinnedLayout {
+        let nodes: BTreeSet<NodeId> = nodes.into_iter().collect();
+        let replicas = replicas.min(u16::try_from(nodes.len()).unwrap_or(u16::MAX));
+        PinnedLayout { nodes, replicas }
+    }
+
+    /// A number that differs where the layouts do, for telling a peer. Part of what nodes of
+    /// different builds must agree on: never change it.
+    pub fn digest(&self) -> u64 {
+        let numbers = self.nodes.iter().map(|node| node.0).chain([self.replicas]);
+        let bytes: Vec<u8> = numbers.flat_map(u16::to_be_bytes).collect();
+        XxHash3_64::oneshot(&bytes)
+    }
+
+    /// Refuses another layout than this one.
+    pub(super) fn check(&self, asked: &PinnedLayout) -> Result<(), StartError> {
+        if self == asked {
+            return Ok(());
+        }
+        Err(StartError::DataDirectory(format!(
+            "this data directory was made for {self}, but the settings say {asked}: start with the \
+             --peers and the replicas that it was made for; changing the members or the replicas \
+             of a leaderless cluster is not possible yet"
+        )))
+    }
+}
+
+impl std::fmt::Display for PinnedLayout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nodes: Vec<String> = self.nodes.iter().map(NodeId::to_string).collect();
+        write!(f, "nodes {} with {} replicas of a key", nodes.join(", "), self.replicas)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(nodes: &[u16], replicas: u16) -> u64 {
+        PinnedLayout::new(nodes.iter().copied().map(NodeId), replicas).digest()
+    }
+
+    #[test]
+    fn layouts_that_differ_have_other_digests_and_the_same_ones_the_same() {
+        assert_eq!(digest(&[1, 2, 3], 3), digest(&[3, 1, 2, 2], 5));
+        let different = [(&[1, 2, 3][..], 3), (&[1, 2, 3], 2), (&[1, 2, 4], 3), (&[1, 2], 2)];
+        let digests: BTreeSet<u64> =
+            different.iter().map(|(nodes, replicas)| digest(nodes, *replicas)).collect();
+        assert_eq!(digests.len(), different.len());
+    }
+}
