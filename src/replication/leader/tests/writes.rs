@@ -297,6 +297,25 @@ fn a_write_that_may_not_be_forwarded_names_the_leader() {
 }
 
 #[test]
+fn a_forwarded_submission_that_waited_too_long_at_the_leader_is_not_proposed() {
+    in_a_world(19, async |world| {
+        world.fates.lock().extend([Fate::Hang; MAX_ENTRIES_IN_FLIGHT]);
+        let long = |value| write_at(&world, 1, put("a", value), within(&world, ms(1_500)));
+        let after = |wait| world.runtime.sleep(ms(wait));
+        let second = async { (after(1).await, long("2").await).1 };
+        let third = async { (after(2).await, long("3").await).1 };
+        let forwarded = async { (after(10).await, write(&world, 2, "late").await).1 };
+        let (_, _, _, forwarded) = tokio::join!(long("1"), second, third, forwarded);
+        assert!(!matches!(outcome(&forwarded), Outcome::Done), "{forwarded:?}");
+        assert!(forwards(&world) >= 1, "it never came to the leader");
+        // The entries have ended by now, and those that follow commit.
+        assert_eq!(outcome(&write(&world, 1, "next").await), Outcome::Done);
+        after(10_000).await;
+        assert_eq!(world.applications("late"), 0);
+    });
+}
+
+#[test]
 fn a_forwarded_submission_is_never_passed_on() {
     in_a_world(18, async |world| {
         world.tell(3, Some(2));
