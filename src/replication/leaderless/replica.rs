@@ -187,7 +187,7 @@ impl Replica {
     pub async fn failed(&self) -> String {
         let mut failing = self.shared.failing.subscribe();
         // The sender is kept beside, so that this ends in no other way.
-        let _ = failing.wait_for(|failing| *failing).await;
+        drop(failing.wait_for(|failing| *failing).await);
         self.failure().unwrap_or_else(|| "the replica has failed".to_owned())
     }
 
