@@ -6,7 +6,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 fn quorate(args: &[&str]) -> Output {
@@ -139,25 +139,53 @@ fn single(dir: &Path, extra: &[&str]) -> Vec<String> {
     args
 }
 
+/// A cluster of one node, ready; ended with SIGKILL when dropped.
+struct Running {
+    child: Child,
+    address: String,
+}
+
+impl Running {
+    fn start(dir: &Path, extra: &[&str]) -> Running {
+        let args = single(dir, extra);
+        let child = Command::new(env!("CARGO_BIN_EXE_quorate"))
+            .args(&args)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        let address = args[1].trim_start_matches("--listen=").to_owned();
+        let running = Running { child, address };
+        let patience = Instant::now() + Duration::from_secs(60);
+        while quorate(&["health", "--node", &running.address]).status.code() != Some(0) {
+            assert!(Instant::now() < patience, "the node is not ready after a minute");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        running
+    }
+
+    /// Runs a client command against the node: exit code, standard output, standard error.
+    fn ask(&self, args: &[&str]) -> (i32, String, String) {
+        let node = ["--node", &self.address];
+        let output = quorate(&[args, &node[..]].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let code = output.status.code().expect("an exit code");
+        (code, text(&output.stdout), text(&output.stderr))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Starts a node, waits until it is ready, and stops it with SIGKILL.
 fn run_once(dir: &Path, extra: &[&str]) {
-    let args = single(dir, extra);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_quorate"))
-        .args(&args)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the binary runs");
-    let address = args[1].trim_start_matches("--listen=").to_owned();
-    let patience = Instant::now() + Duration::from_secs(60);
-    while quorate(&["health", "--node", &address]).status.code() != Some(0) {
-        assert!(Instant::now() < patience, "the node is not ready after a minute");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    child.kill().expect("killed");
-    child.wait().expect("ended");
+    drop(Running::start(dir, extra));
 }
 
 fn strs(args: &[String]) -> Vec<&str> {
@@ -229,4 +257,62 @@ fn a_damaged_log_is_refused_naming_file_and_byte() {
     let (code, complaint) = refused(&strs(&single(dir.path(), &[])));
     assert_eq!(code, 1, "{complaint}");
     assert!(complaint.contains("damaged") && complaint.contains(".log"), "{complaint}");
+}
+
+#[test]
+fn client_commands_say_what_happened_and_exit_accordingly() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Running::start(dir.path(), &[]);
+    let (code, said, _) = node.ask(&["put", "a/b", "one"]);
+    assert_eq!(code, 0);
+    let etag = said.split('"').nth(1).expect("an entity tag").to_owned();
+    // A pipe gets the value alone.
+    assert_eq!(node.ask(&["get", "a/b"]), (0, "one".to_owned(), String::new()));
+    let (code, json, _) = node.ask(&["get", "a/b", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((code, json["value"].as_str()), (0, Some("one")));
+    assert_eq!(json["etag"].as_str(), Some(format!("\"{etag}\"").as_str()));
+
+    let (code, _, complaint) = node.ask(&["get", "nothing"]);
+    assert_eq!(code, 4, "not found: {complaint}");
+    let (code, _, complaint) = node.ask(&["put", "a/b", "two", "--if-none-match", "*"]);
+    assert_eq!(code, 3, "precondition failed: {complaint}");
+    assert_eq!(node.ask(&["put", "a/b", "two", "--if-match", &etag]).0, 0);
+    let (code, _, complaint) = node.ask(&["put", "a/b", "x", "--consistency", "local"]);
+    assert_eq!(code, 64, "usage: {complaint}");
+    assert!(complaint.contains("linearizable"), "{complaint}");
+    assert_eq!(node.ask(&["get", "a/b", "--consistency", "strong"]).0, 64);
+
+    assert_eq!(node.ask(&["put", "a/c", "three"]).0, 0);
+    assert_eq!(node.ask(&["list", "a/"]).1, "a/b\na/c\n");
+    assert_eq!(node.ask(&["list", "--delimiter", "/"]).1, "a/\n");
+    assert_eq!(node.ask(&["delete", "a/b"]).0, 0);
+    assert_eq!(node.ask(&["list", "a/"]).1, "a/c\n");
+    let (code, status, _) = node.ask(&["cluster", "status"]);
+    assert_eq!(code, 0);
+    assert!(status.contains("leader") && status.contains("node 1"), "{status}");
+}
+
+#[test]
+fn an_answer_that_never_comes_is_unknown_for_a_write_and_a_failure_for_a_read() {
+    // Takes connections and ends them unanswered, as a node that dies does.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let silent = std::thread::Builder::new();
+    silent
+        .spawn(move || {
+            for connection in listener.incoming() {
+                let mut connection = connection.expect("a connection");
+                let _ = std::io::Read::read(&mut connection, &mut [0; 1024]);
+            }
+        })
+        .expect("a thread");
+    let (code, complaint) = fails(&["put", "a", "one", "--node", &address]);
+    assert_eq!(code, 2, "{complaint}");
+    let (code, complaint) = fails(&["get", "a", "--node", &address]);
+    assert_eq!(code, 1, "{complaint}");
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let (code, complaint) = fails(&["put", "a", "one", "--node", &nobody]);
+    assert_eq!(code, 1, "nothing was sent: {complaint}");
+    assert!(complaint.contains(&nobody), "{complaint}");
 }
