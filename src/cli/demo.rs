@@ -3,7 +3,7 @@
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, complain, tokio_runtime};
+use super::{Exit, complain, modes, tokio_runtime};
 use crate::config::Engine;
 use crate::lab::cluster::{Cluster, ClusterSpec};
 use crate::runtime::Runtime;
@@ -23,15 +23,9 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) fn run(args: &DemoArgs) -> Exit {
-    let modes = match args.mode.as_str() {
-        "both" => Mode::ALL.to_vec(),
-        one => match one.parse() {
-            Ok(mode) => vec![mode],
-            Err(_) => {
-                complain(format!("--mode {one}: expected leader, leaderless or both"));
-                return Exit::Usage;
-            }
-        },
+    let modes = match modes(&args.mode) {
+        Ok(modes) => modes,
+        Err(exit) => return exit,
     };
     if !(1..=MAX_NODES).contains(&args.nodes) {
         complain(format!("--nodes {}: expected 1 to {MAX_NODES}", args.nodes));

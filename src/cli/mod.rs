@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::types::Mode;
+
 mod client;
 mod compare;
 mod demo;
@@ -106,5 +108,16 @@ fn tokio_runtime() -> Result<tokio::runtime::Runtime, Exit> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
         complain(format!("cannot start the runtime: {error}"));
         Exit::Failed
+    })
+}
+
+/// Reads `--mode` where it may name both modes.
+fn modes(text: &str) -> Result<Vec<Mode>, Exit> {
+    if text == "both" {
+        return Ok(Mode::ALL.to_vec());
+    }
+    text.parse().map(|mode| vec![mode]).map_err(|_: String| {
+        complain(format!("--mode {text}: expected leader, leaderless or both"));
+        Exit::Usage
     })
 }

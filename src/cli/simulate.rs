@@ -2,9 +2,8 @@
 
 use clap::Args;
 
-use super::{Exit, complain};
+use super::{Exit, complain, modes};
 use crate::sim::{self, SimOptions};
-use crate::types::Mode;
 
 #[derive(Args)]
 pub(super) struct SimArgs {
@@ -20,15 +19,9 @@ pub(super) struct SimArgs {
 }
 
 pub(super) fn run(args: &SimArgs) -> Exit {
-    let modes = match args.mode.as_str() {
-        "both" => Mode::ALL.to_vec(),
-        one => match one.parse() {
-            Ok(mode) => vec![mode],
-            Err(_) => {
-                complain(format!("--mode {one}: expected leader, leaderless or both"));
-                return Exit::Usage;
-            }
-        },
+    let modes = match modes(&args.mode) {
+        Ok(modes) => modes,
+        Err(exit) => return exit,
     };
     let mut exit = Exit::Done;
     for mode in modes {

@@ -1,7 +1,9 @@
 //! Tests of the whole floor, over simulated disks.
 
+mod catching_up;
 mod group;
 mod machine;
 mod recovery;
 mod suite;
 pub(super) mod support;
+mod world;
