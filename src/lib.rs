@@ -9,13 +9,16 @@
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod planted;
 pub mod runtime;
 pub mod telemetry;
 pub mod types;
-// Floor 1: what a single node is made of.
+// Floor 1: what a single node is made of; what clients of experiments saw.
+pub mod history;
 pub mod peer;
 pub mod storage;
-// Floor 2: everything that knows openraft.
+// Floor 2: everything that knows openraft; what histories must show.
+pub mod check;
 pub mod consensus;
 // Floor 3: the two architectures.
 pub mod replication;

@@ -8,16 +8,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which floor each top-level module of `src` stands on.
-const FLOORS: [(&str, u8); 19] = [
+const FLOORS: [(&str, u8); 22] = [
     ("types", 0),
     ("runtime", 0),
     ("clock", 0),
     ("config", 0),
     ("error", 0),
+    ("planted", 0),
     ("telemetry", 0),
     ("storage", 1),
     ("peer", 1),
+    ("history", 1),
     ("consensus", 2),
+    ("check", 2),
     ("replication", 3),
     ("node", 4),
     ("api", 5),

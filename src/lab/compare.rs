@@ -10,12 +10,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::cluster::{Cluster, ClusterSpec};
 use super::experiments::{NAMES, Outcome, Plan, Stage, killed_node, stale_reads, throughput};
-use super::history::{Header, History};
 use super::process::Machine;
 use super::progress::Progress;
+use super::report;
 use super::results::{CheckedHistory, Contestant, FORMAT, Results, Section, Verdict};
-use super::{check, report};
+use crate::check;
 use crate::config::Engine;
+use crate::history::{Header, History};
 use crate::runtime::Runtime;
 use crate::types::{Level, Mode};
 

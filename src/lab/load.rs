@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::history::{Action, Ended, Op, Served, Value};
 use super::http::{Answer, Connection, Failure};
-use super::workload::{Seeded, ValueId};
+use crate::history::{Action, Ended, Op, Served, Value};
+use crate::history::{Seeded, ValueId};
 use crate::runtime::{Instant, Runtime};
 use crate::types::{Key, Level, Mode, Version};
 
@@ -175,23 +175,9 @@ impl LabClient {
     }
 
     fn begin(&self, action: Action, index: usize, key: &Key, ask: Ask) -> Op {
-        Op {
-            client: self.id,
-            action,
-            key: key.clone(),
-            value: None,
-            invoked_us: self.scene.now_us(),
-            answered_us: 0,
-            ended: Ended::Failed,
-            node: self.scene.nodes[index].0,
-            level: ask.level,
-            r: ask.r,
-            served: None,
-            version: None,
-            superseded: None,
-            status: 0,
-            readback: false,
-        }
+        let node = self.scene.nodes[index].0;
+        let op = Op::begun(self.id, action, key.clone(), node, ask.level, self.scene.now_us());
+        Op { r: ask.r, ..op }
     }
 
     fn told(&mut self, mut op: Op, lost_connection: bool) -> Told {

@@ -1,17 +1,15 @@
 //! Measuring: workloads, clusters of real processes, faults, histories, checks and the report.
 //!
 //! Everything that a comparison says comes from a run on this machine: [`compare`] starts the real
-//! program, drives it through [`load`], keeps every answer in a [`history`], has [`check`] look for
+//! program, drives it through [`load`], keeps every answer in a [`crate::history`], has [`crate::check`] look for
 //! broken promises, and `report` writes down what was found. A figure that could not be taken is
 //! absent with its reason.
 //!
 //! Does not measure what one machine cannot show: real distances, real power loss, other disks.
 
-pub mod check;
 pub mod cluster;
 mod compare;
 mod experiments;
-pub mod history;
 pub mod http;
 pub mod load;
 pub mod process;

@@ -4,10 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::Finding;
-use super::history::Action;
 use super::process::Machine;
 use super::stats::Percentiles;
+use crate::check::Finding;
+use crate::history::Action;
 use crate::types::Mode;
 
 /// The version of `results.json`. A change that a reader of the old form would misread raises it.

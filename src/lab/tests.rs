@@ -20,10 +20,11 @@ use axum::routing::get;
 
 use super::compare::{CompareOptions, compare_with};
 use super::experiments::{Plan, killed_node, stale_reads, throughput};
-use super::history::{Action, History};
 use super::progress::Progress;
+use super::report;
 use super::results::{Results, Section, Verdict};
-use super::{check, report};
+use crate::check;
+use crate::history::{Action, History};
 use crate::types::{NodeId, Version};
 
 /// Set by the script: the arguments that the server would have been given.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use quorate::lab::history::{Ended, Op};
+use quorate::history::{Ended, Op};
 use quorate::lab::load::{Ask, LabClient, Scene};
 use quorate::runtime::Task;
 use quorate::types::Key;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate::check::check;
 use quorate::client::{Client, ClientError, ListItem, ListRequest, Options};
 use quorate::config::Engine;
-use quorate::lab::check::check;
+use quorate::history::{Header, History, Op};
 use quorate::lab::cluster::{Cluster, ClusterSpec, Counters};
-use quorate::lab::history::{Header, History, Op};
 use quorate::lab::http::Connection;
 use quorate::lab::load::Scene;
 use quorate::runtime::Runtime;

@@ -14,10 +14,11 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use super::{Outcome, Stage};
-use crate::lab::history::{Action, Ended, Op};
+use crate::history::Seeded;
+use crate::history::{Action, Ended, Op};
 use crate::lab::load::{Ask, LabClient, Scene, read_back};
 use crate::lab::results::{Bucket, KilledNode};
-use crate::lab::workload::{Seeded, keys};
+use crate::lab::workload::keys;
 use crate::types::{Key, Mode};
 
 /// A client gives up on a request after this time.
@@ -236,23 +237,10 @@ mod tests {
     use crate::types::Level;
 
     fn op(action: Action, answered_ms: u64, ended: Ended) -> Op {
-        Op {
-            client: 1,
-            action,
-            key: Key::new("k", 8).expect("a key"),
-            value: None,
-            invoked_us: answered_ms * 1_000 - 1_000,
-            answered_us: answered_ms * 1_000,
-            ended,
-            node: 1,
-            level: Level::Quorum,
-            r: None,
-            served: None,
-            version: None,
-            superseded: None,
-            status: 0,
-            readback: false,
-        }
+        let key = Key::new("k", 8).expect("a key");
+        let invoked_us = answered_ms * 1_000 - 1_000;
+        let op = Op::begun(1, action, key, 1, Level::Quorum, invoked_us);
+        Op { answered_us: answered_ms * 1_000, ended, ..op }
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::Cluster;
-use super::history::Op;
 use super::load::Scene;
 use super::progress::Progress;
+use crate::history::Op;
 use crate::runtime::Runtime;
 use crate::types::Mode;
 

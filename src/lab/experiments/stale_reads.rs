@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Outcome, Stage};
-use crate::lab::history::{Ended, Op};
+use crate::history::{Ended, Op};
 use crate::lab::load::{Ask, LabClient, Scene, read_back};
 use crate::lab::results::{StalePoint, StaleReads};
 use crate::lab::stats::median;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Outcome, Stage, VALUE_BYTES};
+use crate::history::{Action, Ended, Op};
 use crate::lab::cluster::{Cluster, Counters};
-use crate::lab::history::{Action, Ended, Op};
 use crate::lab::load::{Ask, LabClient, Scene, read_back};
 use crate::lab::results::{Counts, Idle, Load, Throughput};
 use crate::lab::stats::Latencies;
@@ -125,9 +125,10 @@ async fn one_client(
     while scene.now_us() < until_us {
         let key = &keys[client.random.below(keys.len())];
         let index = node % scene.nodes.len();
-        let told = match shape.action {
-            Action::Get => client.get(index, key, ask).await,
-            Action::Put | Action::Delete => client.put(index, key).await,
+        let told = if shape.action.is_write() {
+            client.put(index, key).await
+        } else {
+            client.get(index, key, ask).await
         };
         // One connection alone asks every node in turn; a lost one is moved on from.
         if shape.connections == 1 || told.lost_connection {

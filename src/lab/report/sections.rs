@@ -4,7 +4,7 @@ use super::document::{Block, Table};
 use super::plots::{bars, freshness, latency, timeline};
 use super::summary::most_connections;
 use super::words::{bytes, number, percent, time_ms, time_us, whole};
-use crate::lab::history::Action;
+use crate::history::Action;
 use crate::lab::results::{Contestant, KilledNode, Load, Results, Section, StaleReads, Throughput};
 
 /// What stands in a table where there is no figure.
@@ -336,10 +336,10 @@ fn checks(results: &Results) -> Vec<Block> {
 }
 
 /// The findings of all histories of a contestant, summed up by check and level.
-fn sums(contestant: &Contestant) -> Vec<crate::lab::check::Finding> {
-    let mut sums: Vec<crate::lab::check::Finding> = Vec::new();
+fn sums(contestant: &Contestant) -> Vec<crate::check::Finding> {
+    let mut sums: Vec<crate::check::Finding> = Vec::new();
     for finding in contestant.checked.iter().flat_map(|history| &history.findings) {
-        let same = |sum: &&mut crate::lab::check::Finding| {
+        let same = |sum: &&mut crate::check::Finding| {
             (&sum.check, &sum.level, sum.promised)
                 == (&finding.check, &finding.level, finding.promised)
         };

@@ -2,7 +2,7 @@
 
 use super::document::{Block, Table};
 use super::words::{bytes, count, number, percent, rate, ratio, time_ms, time_us, whole};
-use crate::lab::history::Action;
+use crate::history::Action;
 use crate::lab::results::{Contestant, KilledNode, Load, Results, Section, StaleReads};
 use crate::types::Mode;
 

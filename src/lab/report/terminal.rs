@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::summary::{heading, most_connections};
 use super::words::{bytes, number, percent, time_ms, time_us, whole};
-use crate::lab::history::Action;
+use crate::history::Action;
 use crate::lab::results::{Contestant, KilledNode, Load, Results, Verdict};
 
 /// How a figure is found; `None` where there is none.

@@ -1,8 +1,8 @@
 //! Reports of made-up results: whole, well-formed, offline, and holding the figures.
 
 use super::*;
-use crate::lab::check::Finding;
-use crate::lab::history::Action;
+use crate::check::Finding;
+use crate::history::Action;
 use crate::lab::process::Machine;
 use crate::lab::results::{
     Bucket, CheckedHistory, Contestant, Counts, FORMAT, Idle, KilledNode, Load, Section,

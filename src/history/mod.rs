@@ -1,6 +1,6 @@
 //! Histories: what every client asked and was told, one line an operation.
 //!
-//! A history is the evidence; the checks in [`super::check`] and every figure of the report are
+//! A history is the evidence; the checks in `check` and every figure of the report are
 //! computed from histories, and anyone can compute them again from the files.
 //!
 //! ## The file format, version 1
@@ -16,8 +16,8 @@
 //! | field | meaning |
 //! | --- | --- |
 //! | `client` | who asked; a client has one request under way at a time |
-//! | `op` | `put`, `get` or `delete` |
-//! | `key` | the key |
+//! | `op` | `put`, `get`, `delete` or `list` |
+//! | `key` | the key; of a list, the prefix |
 //! | `value` | the name of the value written or read (`3-120`); absent where a read found nothing; `?` and some of the bytes where a read showed what no client of this kind writes |
 //! | `invoked_us`, `answered_us` | microseconds on one clock, just before the first byte was sent and just after the answer was read or given up |
 //! | `outcome` | `ok`; `failed`: definitely nothing happened; `unknown`: it may have, or may yet |
@@ -27,6 +27,10 @@
 //! | `version` | the version in the answer's `ETag` |
 //! | `superseded` | the newer version that an acknowledged write lost to |
 //! | `status` | the HTTP status; 0 where there was no answer |
+//! | `if_match` | of a write: it was to happen only where the key held this version (`If-Match`) |
+//! | `if_absent` | `true` for a write that was to happen only where the key held nothing (`If-None-Match: *`) |
+//! | `items` | of an answered list: the keys it showed, in order, each with `key`, `version` and `value` as above |
+//! | `more` | `true` for a list that ended before the last key with the prefix |
 //! | `readback` | `true` for the reads at the end, after everything has settled |
 //!
 //! A reader must ignore fields it does not know. A change that such a reader would misread raises
@@ -37,8 +41,13 @@ use std::io::{BufRead, Write};
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::workload::ValueId;
 use crate::types::{EffectiveLevel, Key, Level, Mode, Version};
+
+mod seeded;
+mod value;
+
+pub use seeded::Seeded;
+pub use value::ValueId;
 
 /// The version of the file format that this code writes, and the only one it reads.
 pub const FORMAT: u32 = 1;
@@ -71,12 +80,14 @@ pub enum Action {
     Put,
     Get,
     Delete,
+    /// Reads one page of the keys with a prefix.
+    List,
 }
 
 impl Action {
     /// Whether it writes.
     pub fn is_write(self) -> bool {
-        self != Action::Get
+        matches!(self, Action::Put | Action::Delete)
     }
 }
 
@@ -166,8 +177,27 @@ pub struct Op {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "as_text")]
     pub superseded: Option<Version>,
     pub status: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "as_text")]
+    pub if_match: Option<Version>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub if_absent: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Vec<Item>>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub more: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     pub readback: bool,
+}
+
+/// One key that a list showed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    pub key: Key,
+    #[serde(with = "as_text::always")]
+    pub version: Version,
+    /// Absent where the list was asked for keys alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -175,6 +205,44 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl Op {
+    /// An operation that was just asked for: not answered yet, so a write's outcome is unknown and
+    /// a read has failed.
+    pub fn begun(
+        client: u32,
+        action: Action,
+        key: Key,
+        node: u16,
+        level: Level,
+        invoked_us: u64,
+    ) -> Op {
+        Op {
+            client,
+            action,
+            key,
+            value: None,
+            invoked_us,
+            answered_us: invoked_us,
+            ended: if action.is_write() { Ended::Unknown } else { Ended::Failed },
+            node,
+            level,
+            r: None,
+            served: None,
+            version: None,
+            superseded: None,
+            status: 0,
+            if_match: None,
+            if_absent: false,
+            items: None,
+            more: false,
+            readback: false,
+        }
+    }
+
+    /// Whether it was to happen only under a condition.
+    pub fn is_conditional(&self) -> bool {
+        self.if_match.is_some() || self.if_absent
+    }
+
     /// The level asked for, as reports group reads by it: `quorum`, or `quorum r=1`.
     pub fn asked(&self) -> String {
         match self.r {
@@ -183,7 +251,7 @@ impl Op {
         }
     }
 
-    /// Whether this is an answered read.
+    /// Whether this is an answered read of one key.
     pub fn is_answered_read(&self) -> bool {
         self.action == Action::Get && self.ended == Ended::Ok
     }
@@ -248,6 +316,30 @@ mod as_text {
         }
     }
 
+    /// The same for fields that are always there.
+    pub mod always {
+        use std::fmt::Display;
+        use std::str::FromStr;
+
+        use serde::{Deserialize, Deserializer, Serializer};
+
+        pub fn serialize<T: Display, S: Serializer>(
+            value: &T,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(value)
+        }
+
+        pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+        where
+            T: FromStr,
+            T::Err: Display,
+            D: Deserializer<'de>,
+        {
+            String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        }
+    }
+
     pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
     where
         T: FromStr,
@@ -308,94 +400,4 @@ impl History {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::NodeId;
-
-    fn op(seq: u32) -> Op {
-        Op {
-            client: 3,
-            action: Action::Put,
-            key: Key::new("k \"quoted\" é", 64).expect("a key"),
-            value: Some(Value::Named(ValueId { client: 3, seq })),
-            invoked_us: 10 * u64::from(seq),
-            answered_us: 10 * u64::from(seq) + 7,
-            ended: Ended::Ok,
-            node: 2,
-            level: Level::Quorum,
-            r: None,
-            served: Some(Served(EffectiveLevel::Quorum { r: 2, w: 2, n: 3 })),
-            version: Some(Version::new(0x0193_e5f2_a1b3_0000, NodeId(2))),
-            superseded: None,
-            status: 204,
-            readback: false,
-        }
-    }
-
-    #[test]
-    fn a_history_reads_back_as_it_was_written() {
-        let strange = Op {
-            action: Action::Get,
-            value: Some(Value::Foreign("not ours".to_owned())),
-            ended: Ended::Unknown,
-            r: Some(1),
-            served: None,
-            version: None,
-            superseded: Some(Version::new(9, NodeId(1))),
-            readback: true,
-            ..op(2)
-        };
-        let header = Header::new(Mode::Leaderless, "stale-reads", 42, 3);
-        // Given out of order on purpose.
-        let history = History::new(header, vec![strange, op(1)]);
-        assert_eq!(history.ops[0], op(1));
-        let mut file = Vec::new();
-        history.write(&mut file).expect("writes");
-        assert_eq!(History::read(file.as_slice()).expect("reads"), history);
-    }
-
-    #[test]
-    fn the_file_format_does_not_change_unnoticed() {
-        let header = Header::new(Mode::Leader, "killed-node", 42, 3);
-        let mut file = Vec::new();
-        History::new(header, vec![op(12)]).write(&mut file).expect("writes");
-        let expected = concat!(
-            r#"{"what":"quorate-history","format":1,"mode":"leader","experiment":"killed-node","#,
-            r#""seed":42,"nodes":3}"#,
-            "\n",
-            r#"{"client":3,"op":"put","key":"k \"quoted\" é","value":"3-12","invoked_us":120,"#,
-            r#""answered_us":127,"outcome":"ok","node":2,"level":"quorum","#,
-            r#""served":"quorum; r=2; w=2; n=3","version":"0193e5f2a1b30000-2","status":204}"#,
-            "\n",
-        );
-        assert_eq!(String::from_utf8_lossy(&file), expected);
-    }
-
-    #[test]
-    fn what_is_no_history_is_refused_with_its_line() {
-        let say =
-            |text: &str| format!("{:#}", History::read(text.as_bytes()).expect_err("refused"));
-        assert!(say("").contains("empty"));
-        assert!(say("{}").contains("line 1"));
-        let header = r#"{"what":"quorate-history","format":2,"mode":"leader","experiment":"x","seed":1,"nodes":3}"#;
-        assert!(say(header).contains("format 2"));
-        let header = header.replace(":2,", ":1,");
-        assert!(say(&format!("{header}\n{{}}")).contains("line 2"));
-    }
-
-    #[test]
-    fn every_served_level_reads_back_from_its_text() {
-        for level in [
-            EffectiveLevel::Linearizable,
-            EffectiveLevel::Lease,
-            EffectiveLevel::Local,
-            EffectiveLevel::Quorum { r: 2, w: 2, n: 3 },
-            EffectiveLevel::Eventual { r: 1, w: 2, n: 3 },
-        ] {
-            assert_eq!(level.to_string().parse(), Ok(Served(level)));
-        }
-        for bad in ["", "quorum", "quorum; r=2", "quorum; w=2; r=2; n=3", "strong"] {
-            assert!(bad.parse::<Served>().is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

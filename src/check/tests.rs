@@ -1,8 +1,7 @@
 //! Hand-made histories, good and bad, for every check.
 
 use super::*;
-use crate::lab::history::{Header, Served};
-use crate::lab::workload::ValueId;
+use crate::history::{Header, Served, ValueId};
 use crate::types::NodeId;
 
 fn v(n: u64) -> Version {
@@ -23,23 +22,10 @@ impl Made {
 
     fn op(&mut self, client: u32, action: Action, node: u16) -> &mut Op {
         self.now_us += 10;
-        self.ops.push(Op {
-            client,
-            action,
-            key: Key::new("k", 8).expect("a key"),
-            value: None,
-            invoked_us: self.now_us,
-            answered_us: self.now_us + 5,
-            ended: Ended::Ok,
-            node,
-            level: Level::default_for(self.mode),
-            r: None,
-            served: None,
-            version: None,
-            superseded: None,
-            status: 200,
-            readback: false,
-        });
+        let (key, level) = (Key::new("k", 8).expect("a key"), Level::default_for(self.mode));
+        let op = Op::begun(client, action, key, node, level, self.now_us);
+        let answered_us = self.now_us + 5;
+        self.ops.push(Op { answered_us, ended: Ended::Ok, status: 200, ..op });
         self.ops.last_mut().expect("just pushed")
     }
 

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::history::{Action, Ended, History, Op, Value};
+use crate::history::{Action, Ended, History, Op, Value};
 use crate::types::{EffectiveLevel, Key, Level, Mode, Version};
 
 /// How many findings are written out in words.
