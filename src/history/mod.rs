@@ -36,16 +36,15 @@
 //! A reader must ignore fields it does not know. A change that such a reader would misread raises
 //! `format`.
 
-use std::io::{BufRead, Write};
-
-use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::types::{EffectiveLevel, Key, Level, Mode, Version};
 
+mod file;
 mod seeded;
 mod value;
 
+pub use file::HistoryError;
 pub use seeded::Seeded;
 pub use value::ValueId;
 
@@ -363,39 +362,6 @@ impl History {
     pub fn new(header: Header, mut ops: Vec<Op>) -> History {
         ops.sort_by_key(|op| (op.invoked_us, op.client));
         History { header, ops }
-    }
-
-    /// Writes the history as JSON lines.
-    pub fn write(&self, mut to: impl Write) -> anyhow::Result<()> {
-        serde_json::to_writer(&mut to, &self.header)?;
-        to.write_all(b"\n")?;
-        for op in &self.ops {
-            serde_json::to_writer(&mut to, op)?;
-            to.write_all(b"\n")?;
-        }
-        to.flush()?;
-        Ok(())
-    }
-
-    /// Reads what [`History::write`] wrote.
-    pub fn read(from: impl BufRead) -> anyhow::Result<History> {
-        let mut lines = from.lines();
-        let Some(first) = lines.next() else { bail!("the history is empty: no header line") };
-        let header: Header =
-            serde_json::from_str(&first?).context("line 1 is not the header of a history")?;
-        ensure!(header.what == WHAT, "line 1: 'what' is '{}', not '{WHAT}'", header.what);
-        ensure!(
-            header.format == FORMAT,
-            "the history has format {}, and this program reads format {FORMAT}",
-            header.format
-        );
-        let mut ops = Vec::new();
-        for (number, line) in lines.enumerate() {
-            let op = serde_json::from_str(&line?)
-                .with_context(|| format!("line {} is not an operation", number + 2))?;
-            ops.push(op);
-        }
-        Ok(History { header, ops })
     }
 }
 

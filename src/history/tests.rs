@@ -72,13 +72,31 @@ fn the_file_format_does_not_change_unnoticed() {
 
 #[test]
 fn what_is_no_history_is_refused_with_its_line() {
-    let say = |text: &str| format!("{:#}", History::read(text.as_bytes()).expect_err("refused"));
+    let say = |text: &str| History::read(text.as_bytes()).expect_err("refused").to_string();
     assert!(say("").contains("empty"));
-    assert!(say("{}").contains("line 1"));
+    assert!(say("{}").contains("line 1 is not the header"));
+    assert!(say("not JSON").contains("line 1 is not the header"));
     let header = r#"{"what":"quorate-history","format":2,"mode":"leader","experiment":"x","seed":1,"nodes":3}"#;
     assert!(say(header).contains("format 2"));
+    assert!(say(&header.replace("quorate-history", "shopping")).contains("'shopping'"));
     let header = header.replace(":2,", ":1,");
-    assert!(say(&format!("{header}\n{{}}")).contains("line 2"));
+    assert!(say(&format!("{header}\n{{}}")).contains("line 2 is not an operation"));
+    let put = r#"{"client":3,"op":"put","key":"k","value":"3-1","invoked_us":5,"answered_us":9,"outcome":"ok","node":2,"level":"quorum","status":204}"#;
+    // Empty lines are no operations and no mistakes, and count as lines.
+    assert!(History::read(format!("{header}\n\n{put}\n\n").as_bytes()).is_ok());
+    assert!(
+        say(&format!("{header}\n\n{put}\n{put}"))
+            .contains("line 4: value 3-1 was written in line 3")
+    );
+    let early = put.replace(":9,", ":4,");
+    assert!(say(&format!("{header}\n{early}")).contains("line 2: answered at 4 µs, before"));
+    let nameless = put.replace(r#""value":"3-1","#, "");
+    assert!(say(&format!("{header}\n{nameless}")).contains("which value"));
+    let strange = put.replace("quorum", "strong");
+    assert!(say(&format!("{header}\n{put}\n{strange}")).contains("line 3 is not an operation"));
+    let bytes = [header.as_bytes(), b"\n\xff\xfe\n"].concat();
+    let error = History::read(bytes.as_slice()).expect_err("refused").to_string();
+    assert!(error.contains("line 2"), "{error}");
 }
 
 #[test]
