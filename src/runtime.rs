@@ -8,8 +8,9 @@
 //! - [`Runtime::real`]: the multi-threaded tokio runtime the process runs on, the system clock,
 //!   and a generator seeded from the operating system.
 //! - [`Runtime::simulated`]: tasks on the current thread of a tokio runtime whose clock is paused,
-//!   a wall clock of the node's own that can be skewed, a generator with a given seed, and
-//!   [`Runtime::kill`], which ends every task of the node at once, as a crash does.
+//!   a wall clock of the node's own that can be skewed and run fast or slow, a generator with a given
+//!   seed, and [`Runtime::kill`], which ends every task of the node at once, as a crash does, now or
+//!   after so many polls; [`Runtime::pause`] stops them for a while.
 //!
 //! **What it guarantees.** Two simulated runs with the same seeds, on a paused current-thread tokio
 //! runtime, spawn, wake and draw in the same order. `select!` must be `biased`, and maps that are
@@ -22,25 +23,23 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::task::AbortHandle;
 pub use tokio::time::Instant;
 
+mod simulated;
 pub mod watch;
+
+use simulated::Simulated;
 
 tokio::task_local! {
     /// The simulated runtime that the current task belongs to, for code that is given no handle.
     static CURRENT: Runtime;
 }
-
-/// How many finished tasks a simulated node may remember before it forgets them.
-const FORGET_FINISHED_TASKS_AT: usize = 256;
 
 /// A handle to time, randomness and spawning; cheap to clone.
 #[derive(Clone)]
@@ -49,17 +48,6 @@ pub struct Runtime(Arc<Inner>);
 struct Inner {
     random: Mutex<StdRng>,
     simulated: Option<Simulated>,
-}
-
-/// What only a simulated node has.
-struct Simulated {
-    /// The wall clock's reading at `epoch`, in milliseconds since 1970.
-    wall_at_epoch_ms: u64,
-    epoch: Instant,
-    /// How far the node's wall clock is off, in milliseconds.
-    skew_ms: AtomicI64,
-    /// `None` once the node was killed: nothing is spawned after that.
-    tasks: Mutex<Option<Vec<AbortHandle>>>,
 }
 
 impl Runtime {
@@ -75,12 +63,7 @@ impl Runtime {
     pub fn simulated(seed: u64, wall_ms: u64) -> Runtime {
         Runtime(Arc::new(Inner {
             random: Mutex::new(StdRng::seed_from_u64(seed)),
-            simulated: Some(Simulated {
-                wall_at_epoch_ms: wall_ms,
-                epoch: instant_now(),
-                skew_ms: AtomicI64::new(0),
-                tasks: Mutex::new(Some(Vec::new())),
-            }),
+            simulated: Some(Simulated::new(wall_ms, instant_now())),
         }))
     }
 
@@ -106,19 +89,10 @@ impl Runtime {
             #[allow(clippy::disallowed_methods, reason = "the seam itself")]
             return Task(tokio::spawn(future));
         };
-        let scoped = CURRENT.scope(self.clone(), future);
-        let mut tasks = simulated.tasks.lock();
+        let guarded = simulated.gate.clone().guard(CURRENT.scope(self.clone(), future));
         #[allow(clippy::disallowed_methods, reason = "the seam itself")]
-        let handle = tokio::spawn(scoped);
-        match tasks.as_mut() {
-            None => handle.abort(),
-            Some(tasks) => {
-                if tasks.len() >= FORGET_FINISHED_TASKS_AT {
-                    tasks.retain(|task| !task.is_finished());
-                }
-                tasks.push(handle.abort_handle());
-            }
-        }
+        let handle = tokio::spawn(guarded);
+        simulated.adopt(handle.abort_handle());
         Task(handle)
     }
 
@@ -169,18 +143,22 @@ impl Runtime {
                 let now = SystemTime::now();
                 now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
             }
-            Some(simulated) => {
-                let elapsed = instant_now().saturating_duration_since(simulated.epoch);
-                (simulated.wall_at_epoch_ms + elapsed.as_millis() as u64)
-                    .saturating_add_signed(simulated.skew_ms.load(Ordering::Relaxed))
-            }
+            Some(simulated) => simulated.wall.read_ms(instant_now()),
         }
     }
 
-    /// Sets how far a simulated node's wall clock is off, in milliseconds.
+    /// Sets how far a simulated node's wall clock is off, in milliseconds: it jumps.
     pub fn set_wall_skew_ms(&self, skew_ms: i64) {
         if let Some(simulated) = &self.0.simulated {
-            simulated.skew_ms.store(skew_ms, Ordering::Relaxed);
+            simulated.wall.set_skew_ms(skew_ms);
+        }
+    }
+
+    /// Lets a simulated node's wall clock run fast, or slow where negative, from now on, by so many
+    /// parts per million. It does not jump.
+    pub fn set_wall_rate_ppm(&self, ppm: i64) {
+        if let Some(simulated) = &self.0.simulated {
+            simulated.wall.set_rate_ppm(ppm, instant_now());
         }
     }
 
@@ -213,9 +191,56 @@ impl Runtime {
     /// Ends every task of a simulated node, now and for ever, as a crash does.
     pub fn kill(&self) {
         if let Some(simulated) = &self.0.simulated {
-            let tasks = simulated.tasks.lock().take();
-            tasks.into_iter().flatten().for_each(|task| task.abort());
+            simulated.kill();
         }
+    }
+
+    /// Lets a simulated node die once its tasks were polled so many times more, in the middle of
+    /// that instant: none of them is polled after that. [`Runtime::kill`] then ends them.
+    pub fn kill_after_polls(&self, polls: u64) {
+        if let Some(simulated) = &self.0.simulated {
+            simulated.gate.die_after_polls(polls);
+        }
+    }
+
+    /// Waits until a simulated node is dead. Any other never is.
+    pub fn dead(&self) -> impl Future<Output = ()> + Send + use<> {
+        let gate = self.0.simulated.as_ref().map(|simulated| simulated.gate.clone());
+        async move {
+            match gate {
+                Some(gate) => gate.dead().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether a simulated node is dead.
+    pub fn is_dead(&self) -> bool {
+        self.0.simulated.as_ref().is_some_and(|simulated| simulated.gate.is_dead())
+    }
+
+    /// Stops a simulated node, as SIGSTOP does: time goes on, and none of its tasks is polled.
+    pub fn pause(&self) {
+        if let Some(simulated) = &self.0.simulated {
+            simulated.gate.pause();
+        }
+    }
+
+    /// Lets a paused node go on: the tasks that became ready are polled, in that order.
+    pub fn resume(&self) {
+        if let Some(simulated) = &self.0.simulated {
+            simulated.gate.resume();
+        }
+    }
+
+    /// Whether a simulated node is paused.
+    pub fn is_paused(&self) -> bool {
+        self.0.simulated.as_ref().is_some_and(|simulated| simulated.gate.is_paused())
+    }
+
+    /// How many tasks of a simulated node have not ended; 0 in the real world, where nobody counts.
+    pub fn live_tasks(&self) -> usize {
+        self.0.simulated.as_ref().map_or(0, |simulated| simulated.gate.live_tasks())
     }
 }
 
@@ -255,7 +280,7 @@ impl<T> Future for Task<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     fn in_a_paused_world<F: Future>(future: F) -> F::Output {
         tokio::runtime::Builder::new_current_thread()
