@@ -11,6 +11,7 @@
 
 use parking_lot::Mutex;
 
+use crate::planted::{self, Bug};
 use crate::runtime::Runtime;
 use crate::types::{NodeId, Version};
 
@@ -62,7 +63,9 @@ impl HybridClock {
         max_drift_ms: u64,
         stored_ceiling_ms: u64,
     ) -> HybridClock {
-        let state = State { last: stored_ceiling_ms << 16, ceiling_ms: stored_ceiling_ms };
+        let forgets = planted::is(Bug::VersionReusedAfterRestart);
+        let begin_ms = if forgets { 0 } else { stored_ceiling_ms };
+        let state = State { last: begin_ms << 16, ceiling_ms: stored_ceiling_ms };
         HybridClock { runtime, node, max_drift_ms, state: Mutex::new(state) }
     }
 

@@ -15,6 +15,7 @@ use super::codec;
 use super::raft_types::{Entry, LogId, StoredMembership};
 use super::sessions::{Origin, Verdict};
 use super::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
+use crate::planted::{self, Bug};
 use crate::storage::table::{Table, TableBatch};
 use crate::storage::{encoding, rows};
 use crate::telemetry::Metrics;
@@ -141,6 +142,7 @@ impl<'a> Applying<'a> {
         let session = submission.session;
         self.touched.insert(session.origin);
         match self.state.sessions.entry(session.origin).or_default().admit(session) {
+            _ if planted::is(Bug::SessionLostOnApply) => {}
             Verdict::Settled => {
                 self.metrics.writes_deduplicated.inc_by(submission.writes.len() as u64);
                 return Ok(SubmissionResult::Settled);
@@ -174,7 +176,10 @@ impl<'a> Applying<'a> {
                 return Ok(WriteResult::PreconditionFailed { current });
             }
         }
-        let time = self.state.group.last_time.saturating_add(1).max(proposed_time);
+        let mut time = self.state.group.last_time.saturating_add(1).max(proposed_time);
+        if planted::is(Bug::VersionFromWallClock) {
+            time = proposed_time;
+        }
         self.state.group.last_time = time;
         let version = Version::new(time, origin);
         let record = write.change.into_record(version);

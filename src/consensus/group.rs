@@ -22,6 +22,7 @@ use super::{
 };
 use crate::error::StartError;
 use crate::peer::{Inbound, MAX_MESSAGE_BYTES};
+use crate::planted::{self, Bug};
 use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime, Task};
 use crate::telemetry::Metrics;
@@ -84,6 +85,9 @@ impl Consensus {
     /// Confirms with a majority that this node leads, and gives the index that a linearizable read
     /// asked for before this call must wait for. One round a call: callers share it.
     pub async fn read_index(&self, deadline: Instant) -> Result<u64, ReadIndexError> {
+        if planted::is(Bug::StaleReadByPausedLeader) && self.leader() == Some(self.node) {
+            return Ok(self.machine.applied().map_or(0, |applied| applied.index));
+        }
         let wait = deadline.saturating_duration_since(self.runtime.now());
         let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(wait);
         let confirmed = self.raft.get_read_linearizer(option);

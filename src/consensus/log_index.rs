@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::codec;
 use super::raft_types::{LogId, Vote};
+use crate::planted::{self, Bug};
 use crate::storage::log::{Kind, Position, ReplayedRecord};
 
 /// The Raft log's shape, without its entries.
@@ -114,6 +115,7 @@ impl LogIndex {
             Kind::RaftCommitted => codec::decode("a commit position", record.payload).map(|id| {
                 self.committed = Some(id);
             }),
+            Kind::RaftTruncate if planted::is(Bug::LogTruncationForgotten) => Ok(()),
             Kind::RaftTruncate => codec::decode("a truncation", record.payload).map(|last| {
                 self.truncate_after(last);
                 if self.positions.is_empty() {

@@ -24,6 +24,7 @@ use super::codec;
 use super::log_index::LogIndex;
 use super::log_reader::LogReader;
 use super::raft_types::{Entry, LogId, TypeConfig, Vote};
+use crate::planted::{self, Bug};
 use crate::runtime::Runtime;
 use crate::storage::log::{CommitLog, Completion, Kind, LogError, LogUser, NewRecord, Position};
 
@@ -254,6 +255,9 @@ impl LogStore {
             records.push(record(Kind::RaftCommitted, codec::encode(&committed)?));
             state.index.committed = Some(committed);
         }
+        if planted::is(Bug::VoteNotDurable) {
+            records.extend(state.state_records()?);
+        }
         state.appends += 1;
         let append = state.appends;
         let progress = self.0.progress.clone();
@@ -339,6 +343,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if planted::is(Bug::VoteNotDurable) {
+            self.0.state.lock().index.vote = Some(*vote);
+            return Ok(());
+        }
         let payload = codec::encode(vote)?;
         self.write(Kind::RaftVote, payload, |state| state.index.vote = Some(*vote)).await
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
 
 use crate::config::LeaderSettings;
+use crate::planted::{self, Bug};
 
 /// Entries in one message to a follower; the reader bounds its bytes, see
 /// [`super::log_reader::MAX_READ_BYTES`].
@@ -75,7 +76,7 @@ pub(super) fn config(settings: &LeaderSettings) -> Result<Config, ConfigError> {
         allow_log_reversion: Some(false),
         // On by default, and unsafe here: a leader replicates before its own sync, is killed, comes
         // back in the same term and gives the same log ids to other entries.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted::is(Bug::LeaderRestoredInOldTerm)),
     };
     config.validate()
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::apply::{GROUP_ROW, GroupState, MachineState};
 use super::codec;
 use super::raft_types::SnapshotMeta;
+use crate::planted::{self, Bug};
 use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::rows;
 use crate::storage::table::{Table, TableBatch};
@@ -75,7 +76,8 @@ pub(super) fn encode_page(rows: &[(Bytes, Bytes)]) -> io::Result<Bytes> {
 /// that concern the group are in the manifest.
 pub(super) fn is_replicated(row: &[u8]) -> bool {
     let within = |(from, to): (Bytes, Bytes)| row >= &from[..] && row < &to[..];
-    within(rows::data_range()) || within(rows::session_range())
+    let with_sessions = !planted::is(Bug::SessionsMissingFromSnapshot);
+    within(rows::data_range()) || (with_sessions && within(rows::session_range()))
 }
 
 /// The file that pages are collected in.
@@ -154,7 +156,7 @@ pub(super) fn install(
     let mut marker = TableBatch::default();
     marker.put(rows::meta_row(INSTALLING_ROW), codec::encode(manifest)?);
     apply(marker)?;
-    if orders_data {
+    if orders_data && !planted::is(Bug::SnapshotMissesDeletes) {
         remove_all(table, rows::data_range())?;
     }
     remove_all(table, rows::session_range())?;
@@ -182,7 +184,9 @@ pub(super) fn install(
     last.put(rows::meta_row(GROUP_ROW), codec::encode(&manifest.group)?);
     last.remove(rows::meta_row(INSTALLING_ROW));
     apply(last)?;
-    table.checkpoint().map_err(io::Error::other)?;
+    if !planted::is(Bug::SnapshotNotDurable) {
+        table.checkpoint().map_err(io::Error::other)?;
+    }
     discard(disk)?;
     MachineState::load(table)
 }

@@ -19,9 +19,11 @@ use super::codec;
 use super::pins::Pins;
 use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Incoming, Manifest};
+use crate::planted::{self, Bug};
 use crate::runtime::Runtime;
 use crate::runtime::watch;
 use crate::storage::disk::Disk;
+use crate::storage::encoding;
 use crate::storage::table::{Table, TableView};
 use crate::telemetry::Metrics;
 use crate::types::ClusterId;
@@ -84,7 +86,10 @@ impl Machine {
     pub(super) fn open(options: MachineOptions) -> io::Result<Machine> {
         let MachineOptions { runtime, table, disk, metrics, orders_data } = options;
         snapshot::recover(&*table, &*disk, orders_data)?;
-        let state = MachineState::load(&*table)?;
+        let mut state = MachineState::load(&*table)?;
+        if planted::is(Bug::ReplaySkipsOne) {
+            state.group.applied.iter_mut().for_each(|applied| applied.index += 1);
+        }
         Ok(Machine {
             pins: Arc::new(Pins::new(runtime.clone())),
             runtime,
@@ -227,6 +232,9 @@ pub(super) fn next_page(capture: &mut Capture) -> io::Result<Option<bytes::Bytes
             return Ok(None);
         }
         rows.retain(|(row, _)| snapshot::is_replicated(row));
+        if planted::is(Bug::SnapshotMissesDeletes) {
+            rows.retain(|(_, row)| !encoding::peek(row).is_ok_and(|(_, tombstone)| tombstone));
+        }
         if !rows.is_empty() {
             return snapshot::encode_page(&rows).map(Some);
         }

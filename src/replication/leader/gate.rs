@@ -25,6 +25,7 @@ use super::forward::{ReadIndexAnswer, decode, encode};
 use super::group::{Group, while_leading};
 use crate::error::{ReadError, Refusal};
 use crate::peer::{Inbound, Lane, Reply, Request, Service};
+use crate::planted::{self, Bug};
 use crate::runtime::Instant;
 use crate::types::NodeId;
 
@@ -184,6 +185,11 @@ impl<G: Group> ReadGate<G> {
                 Some(round) = confirming.next(), if !confirming.is_empty() => {
                     if let Some((departed, index, confirmed)) = round {
                         let context = self.context.clone();
+                        if planted::is(Bug::ReadJoinsDepartedRound)
+                            && let Some(late) = self.depart()
+                        {
+                            applying.push(Box::pin(apply(context.clone(), late, index, confirmed)));
+                        }
                         applying.push(Box::pin(apply(context, departed, index, confirmed)));
                     }
                 }
@@ -330,7 +336,8 @@ async fn apply<G: Group>(
     }
     // Where it is not applied in time, the reads of the round have given up by then: its deadline
     // is the latest of theirs.
-    if context.group.wait_applied(index, departed.deadline).await {
+    let at_once = planted::is(Bug::ReadBeforeApplied);
+    if at_once || context.group.wait_applied(index, departed.deadline).await {
         departed.round.finish(Ok(confirmed));
     } else {
         let detail = format!("it has not applied the log up to entry {index} yet");

@@ -25,6 +25,7 @@ use super::{
 use crate::consensus::{Consensus, Submission};
 use crate::error::{ReadError, Refusal, WriteError};
 use crate::peer::{Inbound, Service, SharedTransport};
+use crate::planted::{self, Bug};
 use crate::runtime::{Runtime, Task};
 use crate::storage::encoding;
 use crate::storage::rows;
@@ -118,7 +119,8 @@ impl<G: Group> Leader<G> {
             metrics: options.metrics,
             queue: Queue::default(),
         });
-        let pump = Pump::new(context.clone(), options.boot);
+        let boot = if planted::is(Bug::BootNumberReused) { 1 } else { options.boot };
+        let pump = Pump::new(context.clone(), boot);
         let gate = Arc::new(ReadGate::new(context.clone()));
         Leader {
             pump_task: Mutex::new(Some(context.runtime.spawn(pump.run()))),
@@ -150,11 +152,21 @@ impl<G: Group> Leader<G> {
 
     async fn write(
         &self,
-        write: Write,
+        mut write: Write,
         options: RequestOptions,
     ) -> Result<WriteAnswer, WriteError> {
         check_write_level(&options)?;
         let context = &self.context;
+        if planted::is(Bug::ConditionCheckedAtProposal)
+            && let Some(condition) = write.condition.take()
+        {
+            let row = context.table.get(&rows::data_row(&write.key)).ok().flatten();
+            let held = row.and_then(|row| encoding::peek(&row).ok());
+            let current = held.filter(|(_, tombstone)| !tombstone).map(|(version, _)| version);
+            if !condition.holds(current) {
+                return Err(WriteError::PreconditionFailed { current });
+            }
+        }
         if !options.may_forward {
             match context.group.leader() {
                 Some(leader) if leader == context.node => {}
@@ -177,13 +189,13 @@ impl<G: Group> Leader<G> {
                 level: EffectiveLevel::Linearizable,
                 cost: context.write_cost(forwarded),
             }),
-            Leaving::NotApplied => {
-                let detail = context.no_leader(context.group.leader());
-                Err(Refusal::NoLeader { detail }.into())
-            }
-            Leaving::Unknown => {
+            Leaving::Unknown if !planted::is(Bug::UnknownSaidNotApplied) => {
                 let detail = "the leader gave no answer in time".to_owned();
                 Err(WriteError::Unknown { detail })
+            }
+            Leaving::NotApplied | Leaving::Unknown => {
+                let detail = context.no_leader(context.group.leader());
+                Err(Refusal::NoLeader { detail }.into())
             }
         }
     }

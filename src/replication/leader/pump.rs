@@ -29,6 +29,7 @@ use super::group::{Group, while_leading};
 use super::queue::Remote;
 use crate::consensus::{Applied, Command, ProposeError, Submission};
 use crate::peer::{Lane, Reply, Request, Service};
+use crate::planted::{self, Bug};
 use crate::runtime::Instant;
 use crate::types::NodeId;
 
@@ -356,6 +357,10 @@ impl<G: Group> Pump<G> {
             Verdict::Unknown { reason } => {
                 tracing::debug!(sequence = flight.sequence, reason, "submission maybe taken");
                 flight.maybe_taken();
+                if planted::is(Bug::ForwardTriedTwice) {
+                    self.sessions.finish(flight.sequence);
+                    flight.sequence = self.sessions.begin();
+                }
             }
         }
         self.rest(leader);

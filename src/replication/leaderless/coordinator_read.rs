@@ -22,6 +22,7 @@ use super::quorums::{self, Quorums, ReadPlan};
 use super::resolve::{Held, Resolution, resolve};
 use super::tally::Taken;
 use crate::error::{ReadError, Refusal};
+use crate::planted::{self, Bug};
 use crate::replication::{Cost, ReadAnswer, RequestOptions};
 use crate::runtime::Instant;
 use crate::storage::encoding;
@@ -69,6 +70,10 @@ impl Core {
         let plan = quorums::for_read(&self.settings, n, &options)?;
         self.check_running()?;
         match plan {
+            ReadPlan::Quorum(quorums) if planted::is(Bug::LocalReadAtQuorum) => {
+                let local = self.local_read(&key, options.deadline).await?;
+                Ok(ReadAnswer { level: quorums.level(), ..local })
+            }
             ReadPlan::Quorum(quorums) => {
                 self.quorum_read(&key, quorums, options.deadline).await.map_err(ReadError::from)
             }
@@ -135,6 +140,7 @@ impl Core {
         self.observe(version);
         let holders = resolution.holders.len();
         let missing = match quorums.is_strong() {
+            true if planted::is(Bug::ReadAnswersBeforeRepair) => 0,
             true => usize::from(quorums.w).saturating_sub(holders),
             false => 0,
         };

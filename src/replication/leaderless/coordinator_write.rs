@@ -16,6 +16,7 @@ use super::replica::ReplicaError;
 use super::tally::{Heard, Taken, Tally, Verdict};
 use crate::error::{Refusal, WriteError};
 use crate::peer::PeerError;
+use crate::planted::{self, Bug};
 use crate::replication::{Cost, RequestOptions, WriteAnswer};
 use crate::runtime::Instant;
 use crate::storage::encoding;
@@ -44,13 +45,22 @@ impl Core {
         }
         self.check_stragglers()?;
         let version = self.ceiling.stamp(options.deadline).await?;
+        let again = planted::is(Bug::RetriedUnderNewVersion).then(|| write.clone());
         let Write { key, change, .. } = write;
         let record = encoding::encode(&change.into_record(version));
         let gathering = Gathering::new(Some(self.stragglers.clone()));
         for node in &up {
             self.send_write(&key, &record, options.deadline, gathering.slot(*node));
         }
-        self.await_quorum(gathering, &up, quorums, version, options.deadline).await
+        let answer = self.await_quorum(gathering, &up, quorums, version, options.deadline).await;
+        match (again, &answer) {
+            (Some(write), Err(WriteError::Unknown { .. }))
+                if self.runtime.now() < options.deadline =>
+            {
+                Box::pin(self.write(write, options)).await.or(answer)
+            }
+            _ => answer,
+        }
     }
 
     /// Sends a record to one replica, which may be this node's own.
@@ -64,6 +74,10 @@ impl Core {
         if slot.node() != self.node {
             let (key, record) = (key.clone(), record.clone());
             return self.peers.write(WriteItem { key, record, deadline, slot });
+        }
+        if planted::is(Bug::OwnWriteCountedBeforeSync) {
+            slot.fill(Ok(Taken::Newest));
+            return self.replica.write(key, record, Box::new(drop));
         }
         let to = self.node;
         let done = move |result: Result<Vec<Taken>, ReplicaError>| {
@@ -112,12 +126,13 @@ impl Core {
         match tally.verdict() {
             Verdict::Reached => {
                 let superseded_by = tally.superseded_by();
+                let told = superseded_by.filter(|_| !planted::is(Bug::SupersededNotTold));
                 if let Some(newer) = superseded_by {
                     self.metrics.writes_superseded.inc();
                     self.observe(newer);
                 }
                 let cost = Cost { messages, acks: tally.acks() };
-                Ok(WriteAnswer { version, superseded_by, level: quorums.level(), cost })
+                Ok(WriteAnswer { version, superseded_by: told, level: quorums.level(), cost })
             }
             Verdict::NotApplied => Err(too_few(quorums.w, 0, &failures.join("; ")).into()),
             Verdict::Unknown | Verdict::Pending => Err(unknown(&tally, quorums, &failures)),
@@ -136,6 +151,9 @@ fn heard(result: &Result<Taken, PeerError>) -> Heard {
 
 fn unknown(tally: &Tally, quorums: Quorums, failures: &[String]) -> WriteError {
     let (acks, w) = (tally.acks(), quorums.w);
+    if planted::is(Bug::UnknownSaidNotApplied) {
+        return too_few(w, acks.into(), &failures.join("; ")).into();
+    }
     let detail =
         format!("{acks} of the {w} replicas needed took it in time ({})", failures.join("; "));
     WriteError::Unknown { detail }

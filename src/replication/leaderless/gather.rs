@@ -110,6 +110,11 @@ impl<T> Slot<T> {
         self.node
     }
 
+    /// Whether nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.shared.as_ref().is_none_or(|shared| shared.state.lock().abandoned)
+    }
+
     /// Gives the answer.
     pub fn fill(mut self, result: Result<T, PeerError>) {
         self.put(result);

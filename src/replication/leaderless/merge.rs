@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::messages::StoredWrite;
 use super::tally::Taken;
+use crate::planted::{self, Bug};
 use crate::storage::encoding::{DecodeError, collide, compare, peek};
 use crate::storage::log::Position;
 use crate::storage::rows;
@@ -53,6 +54,10 @@ impl<'a> Merge<'a> {
             tracing::error!(key = %write.key, %version, "two different records under one version");
         }
         match order {
+            _ if planted::is(Bug::LastArrivalWins) => {
+                self.changed.insert(row, write.record.clone());
+                Ok(Taken::Newest)
+            }
             Ordering::Greater => {
                 self.changed.insert(row, write.record.clone());
                 Ok(Taken::Newest)
@@ -67,6 +72,10 @@ impl<'a> Merge<'a> {
     pub fn into_batch(self, applied: Position) -> TableBatch {
         let mut batch = TableBatch::default();
         for (row, record) in self.changed {
+            if planted::is(Bug::TombstoneNotStored) && peek(&record).is_ok_and(|head| head.1) {
+                batch.remove(row);
+                continue;
+            }
             batch.put(row, record);
         }
         batch.put(rows::meta_row(APPLIED), applied.0.to_be_bytes().to_vec());

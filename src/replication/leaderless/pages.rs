@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::layout::Layout;
 use super::messages::ListPage;
 use super::resolve::{Held, Resolution, resolve};
+use crate::planted::{self, Bug};
 use crate::storage::encoding::DecodeError;
 use crate::storage::rows::Bound;
 use crate::types::{Key, NodeId};
@@ -45,11 +46,14 @@ pub fn merge(
     layout: &Layout,
     pages: Vec<(NodeId, ListPage)>,
 ) -> Result<MergedPage, (Key, DecodeError)> {
-    let trusted: Option<Key> = pages
+    let lasts = pages
         .iter()
         .filter(|(_, page)| !page.end)
-        .filter_map(|(_, page)| page.rows.last().map(|(key, _)| key.clone()))
-        .min();
+        .filter_map(|(_, page)| page.rows.last().map(|(key, _)| key.clone()));
+    let trusted: Option<Key> = match planted::is(Bug::ListTrustsTooFar) {
+        true => lasts.max(),
+        false => lasts.min(),
+    };
     let heard: Vec<NodeId> = pages.iter().map(|(node, _)| *node).collect();
     let mut found: BTreeMap<Key, Vec<(NodeId, Bytes)>> = BTreeMap::new();
     for (node, page) in pages {

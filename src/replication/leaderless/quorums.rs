@@ -2,6 +2,7 @@
 
 use crate::config::{LeaderlessSettings, ReadRepair};
 use crate::error::Refusal;
+use crate::planted::{self, Bug};
 use crate::replication::RequestOptions;
 use crate::types::{EffectiveLevel, Level, Mode};
 
@@ -29,7 +30,7 @@ impl Quorums {
     /// One request's larger W says nothing about the writes of others.
     pub fn is_strong(&self) -> bool {
         self.w >= self.usual_w
-            && self.r + self.usual_w > self.n
+            && self.r + self.usual_w + u16::from(planted::is(Bug::QuorumOffByOne)) > self.n
             && self.repair == ReadRepair::Blocking
     }
 
@@ -104,7 +105,11 @@ fn quorums(
         }
     };
     Ok(Quorums {
-        r: within("r", options.r, settings.read_quorum)?,
+        r: within(
+            "r",
+            options.r,
+            settings.read_quorum - u16::from(planted::is(Bug::QuorumOffByOne)),
+        )?,
         w: within("w", options.w, settings.write_quorum)?,
         n,
         usual_w: settings.write_quorum.clamp(1, n.max(1)),

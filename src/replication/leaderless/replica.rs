@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::merge::Merge;
 use super::messages::{StoredWrite, encode_writes};
 use super::tally::Taken;
+use crate::planted::{self, Bug};
 use crate::runtime::{Runtime, Task, watch};
 use crate::storage::log::{CommitLog, Kind, LogError, NewRecord, Position};
 use crate::storage::rows;
@@ -279,6 +280,12 @@ impl Shared {
             (submission.done)(Err(ReplicaError::Unknown(error.to_string())));
         }
         let Some(last) = step.durable.last().map(|last| last.position) else { return Ok(()) };
+        let mut applied = last;
+        if planted::is(Bug::AppliedPositionAhead)
+            && let Some(taken) = self.queue.lock().waiting.back()
+        {
+            applied = taken.position;
+        }
         let mut merge = Merge::new(&*self.table, &self.metrics);
         let mut answers = Vec::with_capacity(step.durable.len());
         for submission in step.durable {
@@ -286,7 +293,7 @@ impl Shared {
                 submission.writes.iter().map(|write| merge.take(write)).collect();
             answers.push((submission.done, taken?));
         }
-        self.table.apply(merge.into_batch(last))?;
+        self.table.apply(merge.into_batch(applied))?;
         self.queue.lock().merging = None;
         for (done, taken) in answers {
             done(Ok(taken));

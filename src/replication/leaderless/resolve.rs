@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
+use crate::planted::{self, Bug};
 use crate::storage::encoding::{DecodeError, compare, peek};
 use crate::types::{NodeId, Version};
 
@@ -35,6 +36,9 @@ pub struct Resolution {
 pub fn resolve(held: &[Held]) -> Result<Resolution, DecodeError> {
     let mut newest: Option<&Bytes> = None;
     for record in held.iter().filter_map(|held| held.record.as_ref()) {
+        if planted::is(Bug::TombstoneFilteredBeforeMerging) && peek(record)?.1 {
+            continue;
+        }
         let wins = match newest {
             None => true,
             Some(newest) => compare(record, newest)? == Ordering::Greater,
@@ -50,7 +54,7 @@ pub fn resolve(held: &[Held]) -> Result<Resolution, DecodeError> {
     for Held { node, record } in held {
         let holds = match (record, newest) {
             (Some(record), Some(newest)) => compare(record, newest)? == Ordering::Equal,
-            (None, newest) => newest.is_none(),
+            (None, newest) => newest.is_none() || planted::is(Bug::MissingCountsAsAgreement),
             (Some(_), None) => false,
         };
         if holds { resolution.holders.push(*node) } else { resolution.behind.push(*node) }

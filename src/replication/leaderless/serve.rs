@@ -13,6 +13,7 @@ use super::messages::{self, ReadReply, StoredWrite};
 use super::replica::ReplicaError;
 use super::tally::Taken;
 use crate::peer::{Inbound, Service};
+use crate::planted::{self, Bug};
 use crate::storage::encoding;
 use crate::types::Key;
 
@@ -56,6 +57,9 @@ impl Core {
         if let Some(refusal) = self.refusal(writes.iter().map(|write| &write.key)) {
             return reply.refuse(refusal);
         }
+        if planted::is(Bug::DriftRefusedInApply) && self.run_ahead(&writes) {
+            return reply.refuse("it is ahead of the clock here");
+        }
         self.observe_newest(&writes);
         let done = move |result: Result<Vec<Taken>, ReplicaError>| match result {
             Ok(taken) => reply.send(messages::encode_taken(&taken)),
@@ -73,6 +77,12 @@ impl Core {
         if let Some(newest) = writes.iter().filter_map(version).max() {
             self.observe(newest);
         }
+    }
+
+    /// Whether a version is further ahead than this node's clock lets it run.
+    fn run_ahead(&self, writes: &[StoredWrite]) -> bool {
+        let heads = writes.iter().filter_map(|write| encoding::peek(&write.record).ok());
+        heads.into_iter().any(|(version, _)| !self.ceiling.observe(version))
     }
 
     fn serve_reads(&self, inbound: Inbound) {

@@ -8,6 +8,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::planted::{self, Bug};
+
 #[cfg(test)]
 mod contract;
 mod real;
@@ -83,7 +85,9 @@ pub fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()>
     }
     let file = disk.create(&temporary)?;
     file.write_all_at(bytes, 0)?;
-    file.sync()?;
+    if !planted::is(Bug::RenameBeforeSync) {
+        file.sync()?;
+    }
     disk.rename(&temporary, path)?;
     disk.sync_dir(dir)
 }

@@ -13,6 +13,7 @@
 //! zeros cut off is never whole.
 
 use super::{Kind, Position};
+use crate::planted::{self, Bug};
 
 /// A payload is at most this long, in bytes. Above any batch that the peer links carry, and below
 /// what a node can hold in memory several times over.
@@ -89,7 +90,8 @@ pub(super) fn encode_record(into: &mut Vec<u8>, position: Position, kind: Kind, 
 pub(super) fn decode_head(bytes: &[u8; HEAD_BYTES], position: Position) -> Result<Head, String> {
     let length = [bytes[0], bytes[1], bytes[2], bytes[3]];
     let checksum = u32::from_le_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
-    if head_checksum(position, length, bytes[4]) != checksum {
+    let matches = head_checksum(position, length, bytes[4]) == checksum;
+    if !matches && !planted::is(Bug::LengthNotChecked) {
         return Err("the checksum of a record's head does not match".to_owned());
     }
     let payload_bytes = u32::from_le_bytes(length) as usize;

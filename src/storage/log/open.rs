@@ -21,6 +21,7 @@ use std::sync::Arc;
 use super::codec::{self, HEAD_BYTES, HEADER_BYTES};
 use super::segments::{FIRST_BASE, Segment, Tail, base_of, segment_path, write_header};
 use super::{LogError, LogOptions, Position, ReplayedRecord};
+use crate::planted::{self, Bug};
 use crate::storage::disk::DiskFile;
 
 /// How much of a segment is read at once, in bytes: enough to keep a disk busy.
@@ -106,7 +107,10 @@ fn open_newest(
     }
     check_header(segment, &mut Reader::new(&*segment.file, used_bytes))?;
     write_header(&*segment.file, segment.base, &options.metrics)?;
-    let scanned = scan(segment, used_bytes, replay)?;
+    let scanned = match scan(segment, used_bytes, replay) {
+        Err(LogError::Damaged { offset, .. }) if planted::is(Bug::DamagedMiddleCut) => offset,
+        scanned => scanned?,
+    };
     if scanned < file_bytes {
         tracing::warn!(
             file = segment.path,
@@ -174,6 +178,13 @@ fn scan(segment: &Segment, used_bytes: u64, replay: &mut Replay<'_>) -> Result<u
         let head = codec::decode_head(&head, position).map_err(damaged)?;
         let body_bytes = head.record_bytes() - HEAD_BYTES as u64;
         let Some(body) = reader.bytes(offset + HEAD_BYTES as u64, body_bytes)? else {
+            if planted::is(Bug::TornTailAccepted) {
+                let body_offset = offset + HEAD_BYTES as u64;
+                let torn = reader.bytes(body_offset, used_bytes - body_offset)?;
+                let payload = torn.unwrap_or_default();
+                replay(ReplayedRecord { position, kind: head.kind, payload })
+                    .map_err(|problem| LogError::Replay { position, problem })?;
+            }
             return Ok(offset);
         };
         let payload = codec::decode_body(head, body).map_err(damaged)?;

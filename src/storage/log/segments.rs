@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::codec::{self, HEAD_BYTES, HEADER_BYTES, Head, TAIL_BYTES};
 use super::{Kind, LogError, Position};
+use crate::planted::{self, Bug};
 use crate::storage::disk::{Disk, DiskFile};
 use crate::telemetry::Metrics;
 
@@ -103,7 +104,9 @@ impl Segment {
         let path = segment_path(dir, base);
         let file = disk.create(&path)?;
         write_header(&*file, base, metrics)?;
-        disk.sync_dir(dir)?;
+        if !planted::is(Bug::DirectoryNotSynced) {
+            disk.sync_dir(dir)?;
+        }
         Ok(Arc::new(Segment { base, path, file }))
     }
 

@@ -12,6 +12,7 @@ use super::codec;
 use super::queue::{Batch, Shared};
 use super::segments::{Segment, Tail};
 use super::{LogError, NewRecord};
+use crate::planted::{self, Bug};
 use crate::runtime::Runtime;
 use crate::runtime::watch;
 use crate::storage::disk::Disk;
@@ -56,6 +57,9 @@ impl Writer {
         let mut batch = Batch::default();
         while self.shared.wait_async(&mut batch).await {
             let delay = self.disk.simulated_sync_delay();
+            if planted::is(Bug::AckBeforeSync) {
+                batch.completions.drain(..).for_each(|early| (early.done)(Ok(())));
+            }
             let result = match self.shared.failure() {
                 None => self
                     .commit_simulated(&batch.records, &runtime, delay)
@@ -124,7 +128,10 @@ impl Writer {
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
-        self.active.file.sync()?;
+        let synced = self.active.file.sync();
+        if !planted::is(Bug::FailedSyncIgnored) {
+            synced?;
+        }
         self.metrics.log_syncs.inc();
         self.synced_bytes = self.tail.file_offset();
         Ok(())
