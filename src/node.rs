@@ -26,6 +26,7 @@ use watched_table::WatchedTable;
 use crate::config::{Engine, Settings};
 use crate::consensus::{Consensus, ConsensusOptions, RaftReplay};
 use crate::error::StartError;
+use crate::peer::fault::{FaultPlan, FaultyTransport};
 use crate::peer::memory::MemoryNetwork;
 use crate::peer::tcp::{TcpOptions, TcpTransport};
 use crate::peer::{PeerHandler, SharedTransport};
@@ -64,8 +65,8 @@ pub struct World {
 pub enum Links {
     /// TCP, to the addresses in the settings.
     Tcp,
-    /// Wires in memory.
-    Memory(MemoryNetwork),
+    /// Wires in memory, with the faults of a plan where there is one.
+    Memory { network: MemoryNetwork, faults: Option<FaultPlan> },
 }
 
 impl World {
@@ -383,8 +384,12 @@ async fn make_links(
             let tcp = TcpTransport::bind(options).await?;
             Ok((tcp.clone(), MadeLinks::Tcp(tcp)))
         }
-        Links::Memory(network) => {
-            let transport = network.transport(node, runtime, greeter, metrics);
+        Links::Memory { network, faults } => {
+            let wires = network.transport(node, runtime.clone(), greeter, metrics);
+            let transport = match faults {
+                Some(plan) => FaultyTransport::wrap(wires, node, plan, runtime),
+                None => wires,
+            };
             Ok((transport, MadeLinks::Memory(network)))
         }
     }

@@ -4,31 +4,33 @@
 //! shared by all nodes of a world and can be changed while they run; each node's transport is
 //! wrapped in a [`FaultyTransport`] that does what the plan says.
 //!
-//! **Guarantees.** A plan without faults changes nothing. What still arrives arrives in order:
-//! requests of a lane are delayed, never swapped. What a caller is told stays true: a request that
-//! was dropped ends as `NoAnswer` at its deadline, like any silence, and `NotSent` means that
-//! it was not sent. The same seed and the same calls in the same order meet the same faults.
+//! **Guarantees.** A plan without faults changes nothing. Delayed, held and slowed requests of a lane
+//! keep their order. What a caller is told stays true: a request that vanished ends as `NoAnswer` at
+//! its deadline, like any silence, and `NotSent` means that it was not sent. The same seed and the
+//! same calls in the same order meet the same faults.
 //!
-//! **Does not do** damaged or repeated bytes: the transports below keep those from callers.
+//! **Harsher than links.** Duplicated and reordered requests break what [`super::Transport`] promises:
+//! at most once, in order. That is on purpose. A link may be remade between two requests, a caller may
+//! ask again, and nothing above may rely for *safety* on what only one TCP connection gives.
+//!
+//! **Does not do** damaged bytes: the transports below keep those from callers.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::future::ready;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::oneshot;
 
-use super::{Lane, PeerError, PeerView, Request, SharedTransport, Transport};
-use crate::runtime::{Instant, Runtime};
+use crate::runtime::watch;
 use crate::types::NodeId;
 
-/// How many requests may be held back on a lane before more are refused.
-const MAX_HELD_REQUESTS: usize = 65_536;
+mod counts;
+mod transport;
+
+pub use counts::FaultCounts;
+pub use transport::{FaultyTransport, MAX_HELD_REQUESTS};
 
 /// What is wrong with what travels from one node to another: its requests, and its answers to the
 /// other's requests. The default is nothing.
@@ -37,42 +39,112 @@ pub struct Fault {
     /// Nothing gets through, and the sender knows: requests fail at once. An answer to an earlier
     /// request is lost.
     pub cut: bool,
+    /// Nothing gets through, and the sender does not know: requests and answers vanish, and only
+    /// deadlines tell.
+    pub mute: bool,
+    /// Nothing gets through for now: requests and answers wait, in order, until a fault without this
+    /// is set, or until their deadlines.
+    pub hold: bool,
     /// How many of a thousand requests vanish.
     pub drop_requests_per_mille: u16,
     /// How many of a thousand answers vanish.
     pub drop_answers_per_mille: u16,
+    /// How many of a thousand requests arrive twice. The caller gets the first answer.
+    pub duplicate_per_mille: u16,
+    /// How many of a thousand requests (copies among them) leave their lane's order, to arrive up to
+    /// `reorder_by` later than they would at once.
+    pub reorder_per_mille: u16,
+    pub reorder_by: Duration,
     /// How long everything takes at least, on top of what the link takes.
     pub delay: Duration,
     /// How much longer, at most; drawn anew each time.
     pub jitter: Duration,
+    /// How many bytes cross in a millisecond, at least 1: requests take the lane's time one after the
+    /// other, and an answer, which has no place in an order, its own.
+    pub bytes_per_ms: Option<u64>,
+}
+
+impl Fault {
+    /// A link that is cut, and known to be.
+    pub const CUT: Fault = Fault { cut: true, ..Fault::NONE };
+    /// A link on which everything vanishes.
+    pub const MUTE: Fault = Fault { mute: true, ..Fault::NONE };
+    /// A link on which everything waits.
+    pub const HOLD: Fault = Fault { hold: true, ..Fault::NONE };
+    /// Nothing is wrong, as in the default.
+    pub const NONE: Fault = Fault {
+        cut: false,
+        mute: false,
+        hold: false,
+        drop_requests_per_mille: 0,
+        drop_answers_per_mille: 0,
+        duplicate_per_mille: 0,
+        reorder_per_mille: 0,
+        reorder_by: Duration::ZERO,
+        delay: Duration::ZERO,
+        jitter: Duration::ZERO,
+        bytes_per_ms: None,
+    };
+
+    /// How long so many bytes take on a slow link.
+    fn crossing(&self, bytes: usize) -> Duration {
+        self.bytes_per_ms.map_or(Duration::ZERO, |rate| {
+            Duration::from_micros((bytes as u64).saturating_mul(1_000) / rate.max(1))
+        })
+    }
 }
 
 /// The faults of a world's links, by direction; cheap to clone, all clones are one plan.
 #[derive(Clone)]
-pub struct FaultPlan(Arc<Mutex<Plan>>);
+pub struct FaultPlan(Arc<Shared>);
+
+struct Shared {
+    plan: Mutex<Plan>,
+    /// Counts the changes, for those who wait for one.
+    changes: watch::Sender<u64>,
+}
 
 struct Plan {
     random: StdRng,
     faults: BTreeMap<(NodeId, NodeId), Fault>,
+    counts: FaultCounts,
 }
 
-/// What the plan says about one message.
-struct Verdict {
-    cut: bool,
-    drop: bool,
+/// What happens to a message.
+enum Fate {
+    /// It does not get through, and its sender knows.
+    Cut,
+    /// It does not get through.
+    Vanishes,
+    Passes(Passage),
+}
+
+/// How a message gets through.
+#[derive(Clone, Copy, Default)]
+struct Passage {
     delay: Duration,
+    /// How long it takes the lane to itself.
+    crossing: Duration,
+    /// It leaves the lane's order, for this long.
+    astray: Option<Duration>,
+    held: bool,
+    duplicated: bool,
 }
 
 impl FaultPlan {
     /// A plan without faults; `seed` decides which messages later faults hit.
     pub fn new(seed: u64) -> FaultPlan {
         let random = StdRng::seed_from_u64(seed);
-        FaultPlan(Arc::new(Mutex::new(Plan { random, faults: BTreeMap::new() })))
+        let counts = FaultCounts::default();
+        let plan = Mutex::new(Plan { random, faults: BTreeMap::new(), counts });
+        FaultPlan(Arc::new(Shared { plan, changes: watch::Sender::new(0) }))
     }
 
-    /// Sets what is wrong from one node to another, from now on.
+    /// Sets what is wrong from one node to another, from now on, in place of what was.
     pub fn set(&self, from: NodeId, to: NodeId, fault: Fault) {
-        self.0.lock().faults.insert((from, to), fault);
+        self.change(|faults| {
+            faults.insert((from, to), fault);
+        });
     }
 
     /// Sets what is wrong between two nodes, both ways.
@@ -83,174 +155,169 @@ impl FaultPlan {
 
     /// Cuts every link between two groups of nodes, both ways.
     pub fn partition(&self, some: &[NodeId], others: &[NodeId]) {
-        let cut = Fault { cut: true, ..Fault::default() };
         for one in some {
-            for other in others {
-                self.set_between(*one, *other, cut);
+            for other in others.iter().filter(|other| *other != one) {
+                self.set_between(*one, *other, Fault::CUT);
             }
         }
     }
 
-    /// Ends every fault.
-    pub fn heal(&self) {
-        self.0.lock().faults.clear();
+    /// Cuts a node off from others, both ways.
+    pub fn isolate(&self, node: NodeId, others: &[NodeId]) {
+        self.partition(&[node], others);
     }
 
-    fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
-        let plan = self.0.lock();
+    /// Cuts two groups off from each other, and leaves a bridge that both see.
+    pub fn bridge(&self, some: &[NodeId], others: &[NodeId], bridge: NodeId) {
+        let without = |group: &[NodeId]| -> Vec<NodeId> {
+            group.iter().copied().filter(|node| *node != bridge).collect()
+        };
+        self.partition(&without(some), &without(others));
+    }
+
+    /// Cuts links so that each node sees only the one before it and the one after it.
+    pub fn ring(&self, nodes: &[NodeId]) {
+        for (index, one) in nodes.iter().enumerate() {
+            for (further, other) in nodes.iter().enumerate().skip(index + 2) {
+                let closes_the_ring = index == 0 && further == nodes.len() - 1;
+                if !closes_the_ring {
+                    self.set_between(*one, *other, Fault::CUT);
+                }
+            }
+        }
+    }
+
+    /// Lets everything vanish that travels from some nodes to others; the other way is left alone.
+    pub fn one_way(&self, from: &[NodeId], to: &[NodeId]) {
+        for one in from {
+            for other in to.iter().filter(|other| *other != one) {
+                self.set(*one, *other, Fault::MUTE);
+            }
+        }
+    }
+
+    /// Ends what is wrong from one node to another.
+    pub fn clear(&self, from: NodeId, to: NodeId) {
+        self.change(|faults| {
+            faults.remove(&(from, to));
+        });
+    }
+
+    /// Ends every fault.
+    pub fn heal(&self) {
+        self.change(BTreeMap::clear);
+    }
+
+    /// How often each fault happened so far.
+    pub fn counts(&self) -> FaultCounts {
+        self.0.plan.lock().counts
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<(NodeId, NodeId), Fault>)) {
+        change(&mut self.0.plan.lock().faults);
+        self.0.changes.send_if_modified(|changes| {
+            *changes += 1;
+            true
+        });
+    }
+
+    pub(super) fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
+        let plan = self.0.plan.lock();
         [(one, other), (other, one)]
             .iter()
             .any(|way| plan.faults.get(way).is_some_and(|fault| fault.cut))
     }
 
-    fn judge(&self, from: NodeId, to: NodeId, drop_per_mille: fn(&Fault) -> u16) -> Verdict {
-        let mut plan = self.0.lock();
+    fn is_held(&self, from: NodeId, to: NodeId) -> bool {
+        self.0.plan.lock().faults.get(&(from, to)).is_some_and(|fault| fault.hold)
+    }
+
+    /// Waits until nothing is held from one node to another.
+    async fn released(&self, from: NodeId, to: NodeId) {
+        if !self.is_held(from, to) {
+            return;
+        }
+        let mut changes = self.0.changes.subscribe();
+        while self.is_held(from, to) && changes.changed().await.is_ok() {}
+    }
+
+    /// Decides on a request of so many bytes.
+    fn judge_request(&self, from: NodeId, to: NodeId, bytes: usize) -> Fate {
+        let plan = &mut *self.0.plan.lock();
         let Some(fault) = plan.faults.get(&(from, to)).copied() else {
-            return Verdict { cut: false, drop: false, delay: Duration::ZERO };
+            return Fate::Passes(Passage::default());
         };
-        let drop = plan.random.next_u64() % 1_000 < u64::from(drop_per_mille(&fault));
-        let jitter_us = plan.random.next_u64() % (fault.jitter.as_micros() as u64 + 1);
-        let delay = fault.delay + Duration::from_micros(jitter_us);
-        Verdict { cut: fault.cut, drop, delay }
-    }
-}
-
-type Answered = Result<Bytes, PeerError>;
-
-/// One node's transport, with the faults of a plan.
-pub struct FaultyTransport {
-    inner: SharedTransport,
-    from: NodeId,
-    plan: FaultPlan,
-    runtime: Runtime,
-    lanes: Mutex<BTreeMap<(NodeId, Lane), HeldLane>>,
-}
-
-/// What is held back on a lane, in order.
-#[derive(Default)]
-struct Held {
-    requests: VecDeque<HeldRequest>,
-    /// Whether a task is passing requests on; until it is done, all requests queue behind it.
-    passing_on: bool,
-    last_due: Option<Instant>,
-}
-
-type HeldLane = Arc<Mutex<Held>>;
-
-struct HeldRequest {
-    due: Instant,
-    request: Request,
-    /// Takes the call, once it is made.
-    called: oneshot::Sender<BoxFuture<'static, Answered>>,
-}
-
-impl FaultyTransport {
-    /// Wraps `inner`, the transport of node `from`.
-    pub fn wrap(
-        inner: SharedTransport,
-        from: NodeId,
-        plan: FaultPlan,
-        runtime: Runtime,
-    ) -> SharedTransport {
-        Arc::new(FaultyTransport { inner, from, plan, runtime, lanes: Mutex::default() })
-    }
-
-    /// Passes the request on, at once or after what is held back before it.
-    fn pass_on(&self, request: Request, delay: Duration) -> BoxFuture<'static, Answered> {
-        let lane = self.lanes.lock().entry((request.to, request.lane)).or_default().clone();
-        let mut held = lane.lock();
-        if delay.is_zero() && !held.passing_on {
-            return self.inner.call(request);
+        let duplicated = plan.one_of(fault.duplicate_per_mille);
+        let fate = plan.judge(&fault, fault.drop_requests_per_mille, bytes);
+        match fate {
+            Fate::Vanishes if !fault.mute => plan.counts.requests_dropped += 1,
+            Fate::Passes(_) if duplicated => plan.counts.requests_duplicated += 1,
+            _ => {}
         }
-        let to = request.to;
-        if held.requests.len() >= MAX_HELD_REQUESTS {
-            let reason = "too many requests are held back".to_owned();
-            return Box::pin(ready(Err(PeerError::NotSent { to, reason })));
-        }
-        let due = self.runtime.now() + delay;
-        let due = held.last_due.map_or(due, |last| last.max(due));
-        held.last_due = Some(due);
-        let (called, call) = oneshot::channel();
-        held.requests.push_back(HeldRequest { due, request, called });
-        if !held.passing_on {
-            held.passing_on = true;
-            let (runtime, inner, lane) = (self.runtime.clone(), self.inner.clone(), lane.clone());
-            self.runtime.spawn(pass_on_held(runtime, inner, lane));
-        }
-        Box::pin(async move {
-            match call.await {
-                Ok(call) => call.await,
-                Err(_) => Err(lost(to)),
+        match fate {
+            Fate::Passes(passage) => {
+                let astray = plan.astray(&fault);
+                Fate::Passes(Passage { duplicated, astray, ..passage })
             }
-        })
+            other => other,
+        }
     }
-}
 
-async fn pass_on_held(runtime: Runtime, inner: SharedTransport, lane: HeldLane) {
-    loop {
-        let next = {
-            let mut held = lane.lock();
-            let next = held.requests.pop_front();
-            held.passing_on = next.is_some();
-            next
+    /// Decides anew whether a request that passes leaves its order, for its copy.
+    fn judge_copy(&self, from: NodeId, to: NodeId, passage: Passage) -> Passage {
+        let plan = &mut *self.0.plan.lock();
+        let fault = plan.faults.get(&(from, to)).copied().unwrap_or_default();
+        Passage { astray: plan.astray(&fault), ..passage }
+    }
+
+    /// Decides on an answer of so many bytes.
+    fn judge_answer(&self, from: NodeId, to: NodeId, bytes: usize) -> Fate {
+        let plan = &mut *self.0.plan.lock();
+        let Some(fault) = plan.faults.get(&(from, to)).copied() else {
+            return Fate::Passes(Passage::default());
         };
-        let Some(HeldRequest { due, request, called }) = next else { return };
-        runtime.sleep_until(due).await;
-        // A caller that went away does not take its request with it.
-        let _ = called.send(inner.call(request));
+        let fate = plan.judge(&fault, fault.drop_answers_per_mille, bytes);
+        if matches!(fate, Fate::Vanishes) && !fault.mute {
+            plan.counts.answers_dropped += 1;
+        }
+        fate
     }
 }
 
-impl Transport for FaultyTransport {
-    fn call(&self, request: Request) -> BoxFuture<'static, Answered> {
-        let (from, to, deadline) = (self.from, request.to, request.deadline);
-        let verdict = self.plan.judge(from, to, |fault| fault.drop_requests_per_mille);
-        if verdict.cut {
-            let reason = "the link is cut".to_owned();
-            return Box::pin(ready(Err(PeerError::NotSent { to, reason })));
+impl Plan {
+    /// Draws also where nothing can come of it, so that a rate does not shift what else is drawn.
+    fn one_of(&mut self, per_mille: u16) -> bool {
+        self.random.next_u64() % 1_000 < u64::from(per_mille)
+    }
+
+    fn up_to(&mut self, most: Duration) -> Duration {
+        Duration::from_micros(self.random.next_u64() % (most.as_micros() as u64 + 1))
+    }
+
+    /// Decides what requests and answers have in common, and counts it.
+    fn judge(&mut self, fault: &Fault, drop_per_mille: u16, bytes: usize) -> Fate {
+        let drop = self.one_of(drop_per_mille);
+        let delay = fault.delay + self.up_to(fault.jitter);
+        if fault.cut {
+            self.counts.cut += 1;
+            return Fate::Cut;
         }
-        let runtime = self.runtime.clone();
-        if verdict.drop {
-            return Box::pin(async move {
-                runtime.sleep_until(deadline).await;
-                Err(lost(to))
-            });
+        if fault.mute || drop {
+            self.counts.muted += u64::from(fault.mute);
+            return Fate::Vanishes;
         }
-        let call = self.pass_on(request, verdict.delay);
-        let plan = self.plan.clone();
-        Box::pin(async move {
-            let way_back = runtime.clone();
-            let answered = async move {
-                let answered = call.await;
-                if matches!(answered, Err(PeerError::NotSent { .. })) {
-                    return answered;
-                }
-                let verdict = plan.judge(to, from, |fault| fault.drop_answers_per_mille);
-                if verdict.cut || verdict.drop {
-                    way_back.sleep_until(deadline).await;
-                    return Err(lost(to));
-                }
-                if !verdict.delay.is_zero() {
-                    way_back.sleep(verdict.delay).await;
-                }
-                answered
-            };
-            // The transport below answers by the deadline; what is added here must not take longer.
-            runtime.deadline(deadline, answered).await.unwrap_or_else(|| Err(lost(to)))
-        })
+        let crossing = fault.crossing(bytes);
+        self.counts.delayed += u64::from(!delay.is_zero());
+        self.counts.slowed += u64::from(!crossing.is_zero());
+        self.counts.held += u64::from(fault.hold);
+        let held = fault.hold;
+        Fate::Passes(Passage { delay, crossing, held, ..Passage::default() })
     }
 
-    fn is_connected(&self, node: NodeId) -> bool {
-        self.inner.is_connected(node) && !self.plan.is_cut(self.from, node)
+    fn astray(&mut self, fault: &Fault) -> Option<Duration> {
+        let astray = self.one_of(fault.reorder_per_mille);
+        let by = self.up_to(fault.reorder_by);
+        self.counts.requests_reordered += u64::from(astray);
+        astray.then_some(by)
     }
-
-    fn peer(&self, node: NodeId) -> Option<PeerView> {
-        let mut view = self.inner.peer(node)?;
-        view.connected &= !self.plan.is_cut(self.from, node);
-        Some(view)
-    }
-}
-
-fn lost(to: NodeId) -> PeerError {
-    PeerError::NoAnswer { to, reason: "the deadline passed".to_owned() }
 }

@@ -171,7 +171,7 @@ impl Machine {
                 let table = MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?;
                 Ok(Arc::new(table) as Arc<dyn Table>)
             }),
-            links: Links::Memory(network.clone()),
+            links: Links::Memory { network: network.clone(), faults: None },
             metrics: Metrics::new(),
         };
         // Started as a task of the node's own, so that all it spawns belongs to the node.

@@ -18,6 +18,7 @@ use crate::telemetry::Metrics;
 use crate::types::{ClusterId, Epoch, Incarnation, Mode, NodeId};
 
 mod faults;
+mod rough;
 mod strangers;
 mod suite;
 

@@ -5,9 +5,11 @@
 //!
 //! **Guarantees.** The bytes of one connection arrive in order. Two worlds with the same seed, whose
 //! nodes do the same, have the same delays. What is under way to or from a node that is detached is
-//! lost, and both ends of its connections break at once.
+//! lost, and both ends of its connections break at once. Of what a node that crashed had sent, some
+//! may still arrive, as with bytes that a switch or the other side's kernel has already.
 //!
-//! **Does not do** faults on wires between nodes that are there: see [`super::fault`].
+//! **Does not do** faults of messages between nodes that are there, except broken connections: see
+//! [`super::fault`].
 
 use std::collections::BTreeMap;
 use std::io;
@@ -99,19 +101,41 @@ impl MemoryNetwork {
         self.tell_others_of(node);
     }
 
-    /// Takes `node` off the wires, as a crash does: what is under way to and from it is lost.
+    /// Takes `node` off the wires: what is under way to and from it is lost.
     pub fn detach(&self, node: NodeId) {
+        self.take_off(node, |_| false);
+    }
+
+    /// Takes `node` off the wires, as a crash does: what is under way to it is lost. On each of its
+    /// connections, by the seed, what it had sent is lost as well, or arrives before the end does.
+    pub fn crash(&self, node: NodeId) {
+        self.take_off(node, |seeds| seeds.next_u64().is_multiple_of(2));
+    }
+
+    fn take_off(&self, node: NodeId, arrives: impl Fn(&mut StdRng) -> bool) {
         let mut world = self.0.lock();
         let Some(attached) = world.nodes.remove(&node) else { return };
-        let (its, others): (Vec<_>, Vec<_>) =
-            world.wires.drain(..).partition(|(from, to, _)| *from == node || *to == node);
-        world.wires = others;
+        let its = world.take_wires(|from, to| from == node || to == node);
+        let ends: Vec<_> = its
+            .into_iter()
+            .map(|(from, _, pipe)| (pipe, from == node && arrives(&mut world.seeds)))
+            .collect();
         drop(world);
-        for pipe in its.iter().filter_map(|(_, _, pipe)| pipe.upgrade()) {
-            pipe.cut();
+        for (pipe, arrives) in ends {
+            if arrives { pipe.finish() } else { pipe.cut() }
         }
         if let Some(mesh) = attached.mesh.upgrade() {
             mesh.begin_close();
+        }
+    }
+
+    /// Breaks the connections between two nodes, as a reset does: what is under way is lost, both
+    /// ends see an error, and the nodes dial anew.
+    pub fn reset(&self, one: NodeId, other: NodeId) {
+        let between = |from, to| (from, to) == (one, other) || (from, to) == (other, one);
+        let broken = self.0.lock().take_wires(between);
+        for (_, _, pipe) in broken {
+            pipe.cut();
         }
     }
 
@@ -149,6 +173,21 @@ impl MemoryNetwork {
         };
         incoming.try_send(wire(there_end, back, from)).map_err(|_| refused())?;
         Ok(wire(back_end, there, to))
+    }
+}
+
+impl World {
+    /// Removes the wires between such nodes, and gives those that are still there.
+    fn take_wires(
+        &mut self,
+        chosen: impl Fn(NodeId, NodeId) -> bool,
+    ) -> Vec<(NodeId, NodeId, Arc<Pipe>)> {
+        let (taken, kept): (Vec<_>, Vec<_>) =
+            self.wires.drain(..).partition(|(from, to, _)| chosen(*from, *to));
+        self.wires = kept;
+        let there =
+            |(from, to, pipe): (NodeId, NodeId, Weak<Pipe>)| Some((from, to, pipe.upgrade()?));
+        taken.into_iter().filter_map(there).collect()
     }
 }
 

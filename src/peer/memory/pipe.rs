@@ -69,6 +69,11 @@ impl Pipe {
         state.under_way.clear();
         state.end(End::Cut);
     }
+
+    /// Takes nothing more; what is under way still arrives, and then the end.
+    pub fn finish(&self) {
+        self.0.lock().end(End::Finished);
+    }
 }
 
 impl State {
@@ -123,14 +128,14 @@ impl AsyncWrite for PipeWriter {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pipe.0.lock().end(End::Finished);
+        self.pipe.finish();
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for PipeWriter {
     fn drop(&mut self) {
-        self.pipe.0.lock().end(End::Finished);
+        self.pipe.finish();
     }
 }
 

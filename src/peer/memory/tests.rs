@@ -122,3 +122,67 @@ fn a_killed_node_loses_its_links_also_where_nobody_detaches_it() {
         assert_eq!(trace.lock().len(), 1);
     });
 }
+
+#[test]
+fn a_reset_loses_what_is_under_way_and_both_ends_dial_anew() {
+    in_a_paused_world(async {
+        let (network, trace) = (MemoryNetwork::new(1), Trace::default());
+        let (one, link) = start(&network, NodeId(1), &trace);
+        let (two, back) = start(&network, NodeId(2), &trace);
+        for (runtime, link, to) in [(&one, &link, NodeId(2)), (&two, &back, NodeId(1))] {
+            assert!(link.call(request(runtime, to, "early".to_owned())).await.is_ok());
+        }
+        let calls = [
+            link.call(request(&one, NodeId(2), "late".to_owned())),
+            back.call(request(&two, NodeId(1), "late".to_owned())),
+        ];
+        // Lets the links write, but nothing arrive.
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        network.reset(NodeId(2), NodeId(1));
+        for answer in join_all(calls).await {
+            assert!(matches!(answer, Err(PeerError::NoAnswer { .. })), "{answer:?}");
+        }
+        assert_eq!(trace.lock().len(), 2, "nothing that was under way arrived");
+        one.sleep(Duration::from_secs(2)).await;
+        for (runtime, link, to) in [(&one, &link, NodeId(2)), (&two, &back, NodeId(1))] {
+            assert!(link.call(request(runtime, to, "again".to_owned())).await.is_ok());
+        }
+    });
+}
+
+/// Sends a request and crashes its sender before it can have arrived; gives how many were handled
+/// there, and how many of those that were on their way to the sender.
+async fn crash_behind_a_request(seed: u64) -> (usize, usize) {
+    let (network, trace) = (MemoryNetwork::new(seed), Trace::default());
+    let (one, link) = start(&network, NodeId(1), &trace);
+    let (two, back) = start(&network, NodeId(2), &trace);
+    for (runtime, link, to) in [(&one, &link, NodeId(2)), (&two, &back, NodeId(1))] {
+        assert!(link.call(request(runtime, to, "early".to_owned())).await.is_ok());
+    }
+    let last_words = link.call(request(&one, NodeId(2), "last words".to_owned()));
+    let to_the_dead = back.call(request(&two, NodeId(1), "to the dead".to_owned()));
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    network.crash(NodeId(1));
+    one.kill();
+    assert!(to_the_dead.await.is_err());
+    drop(last_words);
+    two.sleep(Duration::from_millis(100)).await;
+    assert!(!back.is_connected(NodeId(1)), "the end is seen");
+    let trace = trace.lock();
+    let count = |body: &str| trace.iter().filter(|event| event.3 == body).count();
+    (count("last words"), count("to the dead"))
+}
+
+#[test]
+fn what_a_crashed_node_had_sent_may_still_arrive_and_what_was_sent_to_it_never_does() {
+    let outcomes: Vec<_> =
+        (0..40).map(|seed| in_a_paused_world(crash_behind_a_request(seed))).collect();
+    assert!(outcomes.contains(&(1, 0)), "it never arrived: {outcomes:?}");
+    assert!(outcomes.contains(&(0, 0)), "it always arrived: {outcomes:?}");
+    assert!(outcomes.iter().all(|(_, to_the_dead)| *to_the_dead == 0));
+    let again: Vec<_> =
+        (0..40).map(|seed| in_a_paused_world(crash_behind_a_request(seed))).collect();
+    assert_eq!(outcomes, again);
+}
