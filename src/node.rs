@@ -86,7 +86,7 @@ impl World {
             Engine::Memory => Ok(Arc::new(MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?)),
         });
         Ok(World {
-            runtime: Runtime::real(),
+            runtime: Runtime::real_with_wall_offset(settings.testing.wall_clock_offset_ms),
             disk,
             open_table,
             links: Links::Tcp,

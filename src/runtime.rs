@@ -47,15 +47,23 @@ pub struct Runtime(Arc<Inner>);
 
 struct Inner {
     random: Mutex<StdRng>,
+    /// How far a real node's wall clock is made to be off, in milliseconds: 0 but in tests.
+    wall_offset_ms: i64,
     simulated: Option<Simulated>,
 }
 
 impl Runtime {
     /// The process's own tokio runtime, the system clock and operating system randomness.
     pub fn real() -> Runtime {
+        Runtime::real_with_wall_offset(0)
+    }
+
+    /// The same with a wall clock that is off by `wall_offset_ms`, for trials of real processes
+    /// whose clocks disagree. The monotonic clock is not touched.
+    pub fn real_with_wall_offset(wall_offset_ms: i64) -> Runtime {
         #[allow(clippy::disallowed_methods, reason = "the seam itself: the only real randomness")]
-        let random = rand::make_rng::<StdRng>();
-        Runtime(Arc::new(Inner { random: Mutex::new(random), simulated: None }))
+        let random = Mutex::new(rand::make_rng::<StdRng>());
+        Runtime(Arc::new(Inner { random, wall_offset_ms, simulated: None }))
     }
 
     /// One run of one node in a simulated world. Must be called on a current-thread tokio runtime
@@ -63,6 +71,7 @@ impl Runtime {
     pub fn simulated(seed: u64, wall_ms: u64) -> Runtime {
         Runtime(Arc::new(Inner {
             random: Mutex::new(StdRng::seed_from_u64(seed)),
+            wall_offset_ms: 0,
             simulated: Some(Simulated::new(wall_ms, instant_now())),
         }))
     }
@@ -141,7 +150,8 @@ impl Runtime {
                     reason = "the seam itself: the only wall clock"
                 )]
                 let now = SystemTime::now();
-                now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+                let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+                (now_ms as u64).saturating_add_signed(self.0.wall_offset_ms)
             }
             Some(simulated) => simulated.wall.read_ms(instant_now()),
         }
@@ -323,6 +333,16 @@ mod tests {
             runtime.set_wall_skew_ms(-200);
             assert_eq!(runtime.wall_ms(), 1_300);
         });
+    }
+
+    #[test]
+    fn a_real_wall_clock_can_be_made_to_be_off_either_way() {
+        let read = |offset_ms| Runtime::real_with_wall_offset(offset_ms).wall_ms();
+        let before = Runtime::real().wall_ms();
+        let (slow, fast) = (read(-3_600_000), read(3_600_000));
+        let after = Runtime::real().wall_ms();
+        assert!((before..=after).contains(&(slow + 3_600_000)), "{before} {slow} {after}");
+        assert!((before..=after).contains(&(fast - 3_600_000)), "{before} {fast} {after}");
     }
 
     #[test]

@@ -41,6 +41,10 @@ async fn serve(settings: Settings) -> Result<(), String> {
     let listener = listen(&settings.listen).await.map_err(|error| error.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let offset_ms = settings.testing.wall_clock_offset_ms;
+    if offset_ms != 0 {
+        tracing::warn!(offset_ms, "testing: this node's wall clock is made to be off");
+    }
     let world = World::real(&settings).map_err(|error| error.to_string())?;
     let node = Node::start(settings.clone(), world).await.map_err(|error| error.to_string())?;
     let (stop, stopping) = oneshot::channel::<()>();

@@ -118,6 +118,8 @@ fn usize_size(value: &usize) -> String {
     show_bytes(*value as u64)
 }
 
+/// A test may set a node's wall clock off by a day at most, in milliseconds.
+const MAX_CLOCK_OFFSET_MS: i64 = 86_400_000;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -293,6 +295,12 @@ pub const KEYS: &[Key] = &[
         "milliseconds after which a request is answered with what is known",
         limits.request_timeout = |t| millis(t, 10, 600_000),
         ms
+    ),
+    key!(
+        "testing.wall_clock_offset_ms",
+        "for tests only: milliseconds that this node's wall clock is made to be off, either way",
+        testing.wall_clock_offset_ms = |t| number(t, -MAX_CLOCK_OFFSET_MS, MAX_CLOCK_OFFSET_MS),
+        show
     ),
 ];
 

@@ -92,6 +92,7 @@ pub struct Settings {
     pub leaderless: LeaderlessSettings,
     pub storage: StorageSettings,
     pub limits: Limits,
+    pub testing: Testing,
     /// A `tracing` filter, such as `info` or `quorate=debug`.
     pub log: String,
 }
@@ -153,6 +154,13 @@ pub struct Limits {
     pub request_timeout: Duration,
 }
 
+/// Settings for tests alone: a cluster that is to be relied on leaves them as they are.
+#[derive(Clone, Debug)]
+pub struct Testing {
+    /// How far this node's wall clock is made to be off, in milliseconds.
+    pub wall_clock_offset_ms: i64,
+}
+
 impl Settings {
     /// The defaults for one node of `peers`, before a file, the environment or flags change them.
     pub fn defaults(node_id: NodeId, mode: Mode, peers: BTreeMap<NodeId, String>) -> Settings {
@@ -198,6 +206,7 @@ impl Settings {
                 max_connections: 4_096,
                 request_timeout: Duration::from_secs(5),
             },
+            testing: Testing { wall_clock_offset_ms: 0 },
             log: "info".to_owned(),
         }
     }
