@@ -20,6 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::http::Connection;
 use super::process;
+use super::proxy::Links;
 use crate::config::Engine;
 use crate::runtime::Runtime;
 use crate::types::Mode;
@@ -90,7 +91,10 @@ pub struct Cluster {
     runtime: Runtime,
     spec: ClusterSpec,
     members: Vec<Member>,
+    /// What the nodes reach each other through, where that is to be broken.
+    links: Option<Links>,
     keep_logs: bool,
+    keep_data: bool,
 }
 
 struct Member {
@@ -106,15 +110,39 @@ struct Member {
 impl Cluster {
     /// Starts every node and waits until all are ready.
     pub async fn start(runtime: &Runtime, spec: ClusterSpec) -> anyhow::Result<Cluster> {
+        Cluster::launch_all(runtime, spec, false).await
+    }
+
+    /// The same with a proxy in each directed link between two nodes: [`Cluster::links`].
+    pub async fn start_linked(runtime: &Runtime, spec: ClusterSpec) -> anyhow::Result<Cluster> {
+        Cluster::launch_all(runtime, spec, true).await
+    }
+
+    async fn launch_all(
+        runtime: &Runtime,
+        spec: ClusterSpec,
+        linked: bool,
+    ) -> anyhow::Result<Cluster> {
         std::fs::create_dir_all(&spec.data_dir)
             .with_context(|| format!("cannot make {}", spec.data_dir.display()))?;
         std::fs::create_dir_all(&spec.logs_dir)
             .with_context(|| format!("cannot make {}", spec.logs_dir.display()))?;
         let ports = free_ports(runtime, usize::from(spec.nodes) * 2)?;
-        let members = members(&spec, &ports);
-        let mut cluster = Cluster { runtime: runtime.clone(), spec, members, keep_logs: true };
+        let links = match linked {
+            true => Some(Links::open(runtime, &peer_addresses(&spec, &ports)).await?),
+            false => None,
+        };
+        let members = members(&spec, &ports, links.as_ref());
+        let mut cluster = Cluster {
+            runtime: runtime.clone(),
+            spec,
+            members,
+            links,
+            keep_logs: true,
+            keep_data: false,
+        };
         for index in 0..cluster.members.len() {
-            cluster.launch(index)?;
+            cluster.launch(index, &[])?;
         }
         cluster.wait_until_ready().await?;
         Ok(cluster)
@@ -134,6 +162,11 @@ impl Cluster {
     /// Where the other nodes reach each node.
     pub fn peer_addresses(&self) -> Vec<SocketAddr> {
         self.members.iter().map(|member| member.peer_listen).collect()
+    }
+
+    /// The links between the nodes; `None` where the nodes reach each other directly.
+    pub fn links(&self) -> Option<&Links> {
+        self.links.as_ref()
     }
 
     /// The data directory of a node.
@@ -251,6 +284,16 @@ impl Cluster {
         }
     }
 
+    /// Whether a node's process runs, paused or not. One that ended by itself is noticed here.
+    pub fn is_running(&mut self, index: usize) -> anyhow::Result<bool> {
+        let member = &mut self.members[index];
+        let Some(child) = &mut member.child else { return Ok(false) };
+        if child.try_wait()?.is_some() {
+            member.child = None;
+        }
+        Ok(member.child.is_some())
+    }
+
     /// Stops a node's process without ending it.
     pub fn pause(&self, index: usize) -> anyhow::Result<()> {
         self.signal(index, Signal::STOP)
@@ -274,11 +317,16 @@ impl Cluster {
 
     /// Starts a node that was killed, over its old data.
     pub fn restart(&mut self, index: usize) -> anyhow::Result<()> {
-        ensure!(self.members[index].child.is_none(), "the node is still running");
-        self.launch(index)
+        self.restart_with(index, &[])
     }
 
-    fn launch(&mut self, index: usize) -> anyhow::Result<()> {
+    /// The same with further flags, for this time only.
+    pub fn restart_with(&mut self, index: usize, flags: &[String]) -> anyhow::Result<()> {
+        ensure!(self.members[index].child.is_none(), "the node is still running");
+        self.launch(index, flags)
+    }
+
+    fn launch(&mut self, index: usize, flags: &[String]) -> anyhow::Result<()> {
         let member = &mut self.members[index];
         let open = File::options().create(true).append(true).open(&member.log);
         let log = open.with_context(|| format!("cannot write {}", member.log.display()))?;
@@ -289,7 +337,7 @@ impl Cluster {
             }
         }
         // A process group of its own: Ctrl-C reaches this program, which then ends the nodes.
-        command.args(&member.arguments).process_group(0).stdin(Stdio::null());
+        command.args(&member.arguments).args(flags).process_group(0).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let child = command
             .spawn()
@@ -324,6 +372,12 @@ impl Cluster {
         Ok(counters)
     }
 
+    /// Says that something went wrong: the nodes' data stays where it is. Gives the directory.
+    pub fn keep_data(&mut self) -> PathBuf {
+        self.keep_data = true;
+        data_root(&self.spec)
+    }
+
     /// Says that all went well: the nodes' logs are not kept.
     pub fn forget_logs(&mut self) {
         self.keep_logs = false;
@@ -342,7 +396,9 @@ impl Drop for Cluster {
                 let _ = std::fs::remove_file(&member.log);
             }
         }
-        let _ = std::fs::remove_dir_all(data_root(&self.spec));
+        if !self.keep_data {
+            let _ = std::fs::remove_dir_all(data_root(&self.spec));
+        }
     }
 }
 
@@ -350,13 +406,26 @@ fn data_root(spec: &ClusterSpec) -> PathBuf {
     spec.data_dir.join(&spec.name)
 }
 
-fn members(spec: &ClusterSpec, ports: &[u16]) -> Vec<Member> {
-    let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// The id of each node and where it listens for peers. The first half of `ports` is for clients.
+fn peer_addresses(spec: &ClusterSpec, ports: &[u16]) -> Vec<(u16, SocketAddr)> {
+    let (_, peer_ports) = ports.split_at(usize::from(spec.nodes));
+    (1..).zip(peer_ports).map(|(id, port)| (id, address(*port))).collect()
+}
+
+fn members(spec: &ClusterSpec, ports: &[u16], links: Option<&Links>) -> Vec<Member> {
     let (client_ports, peer_ports) = ports.split_at(usize::from(spec.nodes));
-    let peers: Vec<String> =
-        (1..).zip(peer_ports).map(|(id, port)| format!("{id}={}", address(*port))).collect();
+    let all = peer_addresses(spec, ports);
     let member = |(id, (client, peer)): (u16, (&u16, &u16))| {
         let data = data_root(spec).join(format!("node-{id}"));
+        let reached_at = |(to, direct): &(u16, SocketAddr)| {
+            let link = links.and_then(|links| links.address(id, *to));
+            format!("{to}={}", link.unwrap_or(*direct))
+        };
+        let peers: Vec<String> = all.iter().map(reached_at).collect();
         let arguments = [
             "serve",
             "--id",

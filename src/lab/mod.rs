@@ -14,6 +14,7 @@ pub mod http;
 pub mod load;
 pub mod process;
 mod progress;
+pub mod proxy;
 mod report;
 pub mod results;
 mod stats;
