@@ -12,6 +12,7 @@ use crate::types::Mode;
 mod client;
 mod compare;
 mod demo;
+mod nemesis;
 mod serve;
 mod settings;
 mod simulate;
@@ -53,6 +54,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Run a whole cluster in one thread, in simulated time, from a seed
     Sim(simulate::SimArgs),
+    /// Kill, pause, cut off and mislead the nodes of a throw-away cluster under load, and check it
+    Nemesis(nemesis::NemesisArgs),
     /// Read a key
     Get(client::GetArgs),
     /// Write a key
@@ -87,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Sim(args) => simulate::run(&args),
+        Command::Nemesis(args) => nemesis::run(&args),
         Command::Get(args) => client::get(&args),
         Command::Put(args) => client::put(&args),
         Command::Delete(args) => client::delete(&args),

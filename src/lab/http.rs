@@ -100,10 +100,21 @@ impl Connection {
         target: &str,
         body: &[u8],
     ) -> Result<Answer<'_>, Failure> {
+        self.call_with(method, target, "", body).await
+    }
+
+    /// The same with further headers, each ended by CR LF.
+    pub async fn call_with(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Result<Answer<'_>, Failure> {
         let deadline = self.runtime.now() + self.timeout;
         let runtime = self.runtime.clone();
         let mut sent = false;
-        let exchange = self.exchange(method, target, body, &mut sent);
+        let exchange = self.exchange((method, target, headers), body, &mut sent);
         let ended = match runtime.deadline(deadline, exchange).await {
             Some(ended) => ended,
             None => Err(format!("no answer within {} ms", self.timeout.as_millis())),
@@ -125,8 +136,7 @@ impl Connection {
 
     async fn exchange(
         &mut self,
-        method: &str,
-        target: &str,
+        (method, target, headers): (&str, &str, &str),
         body: &[u8],
         sent: &mut bool,
     ) -> Result<Parsed, String> {
@@ -135,7 +145,7 @@ impl Connection {
         // Writing to a vector cannot fail.
         let _ = write!(
             self.outbox,
-            "{method} {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
+            "{method} {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{headers}\r\n",
             self.address,
             body.len()
         );

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::http::{Answer, Connection, Failure};
-use crate::history::{Action, Ended, Op, Served, Value};
+use crate::history::{Action, Ended, Item, Op, Served, Value};
 use crate::history::{Seeded, ValueId};
 use crate::runtime::{Instant, Runtime};
 use crate::types::{Key, Level, Mode, Version};
 
+/// A key in an answered list may be this long, in bytes.
+const MAX_LISTED_KEY_BYTES: usize = 4 << 10;
 /// How often a read-back that got no answer is tried again, and the pause before.
 const READBACK_TRIES: usize = 5;
 const READBACK_PAUSE: Duration = Duration::from_millis(300);
@@ -68,8 +70,13 @@ impl Scene {
 
     /// A new client, connected to nothing yet.
     pub fn client(self: &Arc<Scene>) -> LabClient {
+        self.client_with(self.timeout)
+    }
+
+    /// A new client with a patience of its own.
+    pub fn client_with(self: &Arc<Scene>, timeout: Duration) -> LabClient {
         let connect = |(_, address): &(u16, SocketAddr)| {
-            Connection::new(self.runtime.clone(), *address, self.timeout)
+            Connection::new(self.runtime.clone(), *address, timeout)
         };
         let id = self.next_client.fetch_add(1, Ordering::Relaxed);
         LabClient {
@@ -105,6 +112,15 @@ impl Ask {
     }
 }
 
+/// What must hold for a write to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The key holds this version: `If-Match`.
+    Holds(Version),
+    /// The key holds nothing: `If-None-Match: *`.
+    Absent,
+}
+
 /// What a client makes of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
@@ -134,13 +150,47 @@ pub struct LabClient {
 impl LabClient {
     /// Writes a new value of this client's to `key` through the node at `index`.
     pub async fn put(&mut self, index: usize, key: &Key) -> Told {
+        self.put_where(index, key, None).await
+    }
+
+    /// The same, only where `condition` holds.
+    pub async fn put_where(
+        &mut self,
+        index: usize,
+        key: &Key,
+        condition: Option<Condition>,
+    ) -> Told {
         let id = ValueId { client: self.id, seq: self.seq };
         self.seq += 1;
         id.fill(self.scene.value_bytes, &mut self.body);
-        set_target(&mut self.target, key, None);
         let mut op = self.begin(Action::Put, index, key, Ask::default_for(self.scene.mode));
         op.value = Some(Value::Named(id));
-        let ended = self.connections[index].call("PUT", &self.target, &self.body).await;
+        self.write(op, index, "PUT", condition).await
+    }
+
+    /// Deletes `key` through the node at `index`, only where `condition` holds.
+    pub async fn delete(&mut self, index: usize, key: &Key, condition: Option<Condition>) -> Told {
+        self.body.clear();
+        let op = self.begin(Action::Delete, index, key, Ask::default_for(self.scene.mode));
+        self.write(op, index, "DELETE", condition).await
+    }
+
+    async fn write(
+        &mut self,
+        mut op: Op,
+        index: usize,
+        method: &str,
+        condition: Option<Condition>,
+    ) -> Told {
+        set_target(&mut self.target, &op.key, None);
+        let headers = condition.map(header_of).unwrap_or_default();
+        match condition {
+            Some(Condition::Holds(version)) => op.if_match = Some(version),
+            Some(Condition::Absent) => op.if_absent = true,
+            None => {}
+        }
+        let connection = &mut self.connections[index];
+        let ended = connection.call_with(method, &self.target, &headers, &self.body).await;
         let lost_connection = ended.is_err();
         match ended {
             Ok(answer) => {
@@ -174,6 +224,26 @@ impl LabClient {
         self.told(op, lost_connection)
     }
 
+    /// Reads a page of at most `limit` keys that begin with `prefix`, with their values.
+    pub async fn list(&mut self, index: usize, prefix: &Key, limit: usize, ask: Ask) -> Told {
+        let default = ask == Ask::default_for(self.scene.mode);
+        let level = if default { String::new() } else { format!("&consistency={}", ask.level) };
+        let target = format!("/v1/kv?prefix={prefix}&limit={limit}&values=true{level}");
+        let mut op = self.begin(Action::List, index, prefix, ask);
+        let ended = self.connections[index].call("GET", &target, b"").await;
+        let lost_connection = ended.is_err();
+        if let Ok(answer) = ended {
+            note_answer(&mut op, &answer);
+            // A page that cannot be read cannot be checked: not an answer.
+            if let Some(page) = Page::read(&answer).filter(|_| answer.status == 200) {
+                op.more = page.next_cursor.is_some();
+                op.items = page.items(&mut self.scratch);
+                op.ended = if op.items.is_some() { Ended::Ok } else { Ended::Failed };
+            }
+        }
+        self.told(op, lost_connection)
+    }
+
     fn begin(&self, action: Action, index: usize, key: &Key, ask: Ask) -> Op {
         let node = self.scene.nodes[index].0;
         let op = Op::begun(self.id, action, key.clone(), node, ask.level, self.scene.now_us());
@@ -191,6 +261,47 @@ impl LabClient {
         };
         self.ops.push(op);
         told
+    }
+}
+
+/// What an answered list says, as far as histories keep it.
+#[derive(serde::Deserialize)]
+struct Page {
+    items: Vec<PageItem>,
+    next_cursor: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct PageItem {
+    key: String,
+    etag: String,
+    value: Option<String>,
+    value_base64: Option<String>,
+}
+
+impl Page {
+    fn read(answer: &Answer) -> Option<Page> {
+        serde_json::from_slice(answer.body).ok()
+    }
+
+    fn items(self, scratch: &mut Vec<u8>) -> Option<Vec<Item>> {
+        let mut item = |item: PageItem| {
+            // The values of loads are text: another one came from elsewhere, and shows as such.
+            let value = item.value.or(item.value_base64)?;
+            Some(Item {
+                key: Key::new(&item.key, MAX_LISTED_KEY_BYTES).ok()?,
+                version: item.etag.trim_matches('"').parse().ok()?,
+                value: Some(Value::of(value.as_bytes(), scratch)),
+            })
+        };
+        self.items.into_iter().map(&mut item).collect()
+    }
+}
+
+fn header_of(condition: Condition) -> String {
+    match condition {
+        Condition::Holds(version) => format!("If-Match: \"{version}\"\r\n"),
+        Condition::Absent => "If-None-Match: *\r\n".to_owned(),
     }
 }
 
@@ -240,7 +351,11 @@ fn write_failed(failure: &Failure) -> Ended {
 
 /// Reads every key through every node at the mode's default level, once everything has settled.
 pub async fn read_back(scene: &Arc<Scene>, keys: &[Key]) -> Vec<Op> {
-    let ask = Ask::default_for(scene.mode);
+    read_back_at(scene, keys, Ask::default_for(scene.mode)).await
+}
+
+/// The same at a level of choice.
+pub async fn read_back_at(scene: &Arc<Scene>, keys: &[Key], ask: Ask) -> Vec<Op> {
     let nodes = scene.nodes.len();
     let work: Arc<Vec<(usize, Key)>> = Arc::new(
         keys.iter().flat_map(|key| (0..nodes).map(move |node| (node, key.clone()))).collect(),
@@ -293,6 +408,27 @@ mod tests {
         let failure = |sent| Failure { sent, detail: String::new() };
         assert_eq!(write_failed(&failure(false)), Ended::Failed);
         assert_eq!(write_failed(&failure(true)), Ended::Unknown);
+    }
+
+    #[test]
+    fn a_list_is_kept_with_versions_and_names_and_one_that_cannot_be_read_is_no_answer() {
+        let mut value = Vec::new();
+        ValueId { client: 3, seq: 4 }.fill(40, &mut value);
+        let value = String::from_utf8(value).expect("text");
+        let page = |text: &str| serde_json::from_str::<Page>(text).expect("a page");
+        let text = format!(
+            r#"{{"items":[{{"key":"a","etag":"\"0193e5f2a1b30000-1\"","value":"{value}"}},
+                {{"key":"b","etag":"\"0193e5f2a1b30001-2\"","value_base64":"/w=="}}],
+                "next_cursor":null}}"#
+        );
+        let items = page(&text).items(&mut Vec::new()).expect("readable");
+        assert_eq!(items[0].value, Some(Value::Named(ValueId { client: 3, seq: 4 })));
+        assert_eq!(items[1].value, Some(Value::Foreign("/w==".to_owned())));
+        assert!(items[0].version < items[1].version);
+        for broken in [r#"{"key":"a","etag":"old","value":"1"}"#, r#"{"key":"a","etag":"1"}"#] {
+            let text = format!(r#"{{"items":[{broken}],"next_cursor":"x"}}"#);
+            assert_eq!(page(&text).items(&mut Vec::new()), None, "{broken}");
+        }
     }
 
     #[test]

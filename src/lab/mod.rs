@@ -12,6 +12,7 @@ mod compare;
 mod experiments;
 pub mod http;
 pub mod load;
+pub mod nemesis;
 pub mod process;
 mod progress;
 pub mod proxy;

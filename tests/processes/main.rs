@@ -1,4 +1,5 @@
-//! Clusters of real processes: killed, wiped, left behind, stopped and fed garbage, in both modes.
+//! Clusters of real processes: killed, wiped, left behind, stopped, fed garbage and hunted by
+//! the nemesis, in both modes.
 //!
 //! What is asserted never depends on how fast the machine is: every wait is for something to
 //! happen, and is bounded generously only so that a hang is told from a slow machine.
@@ -9,6 +10,7 @@ mod catching_up;
 mod garbage;
 mod killed_in_turn;
 mod load;
+mod nemesis;
 mod stopped;
 mod trial;
 mod wiped;
