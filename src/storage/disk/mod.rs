@@ -16,7 +16,7 @@ mod real;
 mod sim;
 
 pub use real::RealDisk;
-pub use sim::SimDisk;
+pub use sim::{DiskCounts, SimDisk};
 
 /// A place for files. Paths that are absolute, or climb with `..`, are refused.
 ///

@@ -3,91 +3,91 @@
 //! **Why it exists.** What a power cut does to files cannot be tried on a machine that must go on
 //! running, and a fault that cannot be tried again cannot be mended.
 //!
-//! **What a crash does.** Of each file's writes since its last sync a prefix survives; the first one
-//! that does not may be torn: some of its first bytes are there, sometimes with zeros for the rest.
-//! Of the names created, renamed and removed in a directory since its last sync some survive. A
-//! failed sync of a file loses what it should have kept, though reads go on seeing it and later syncs
-//! succeed (as on Linux, where pages that could not be written are marked clean). The same seed and
-//! the same calls give the same losses.
+//! **What a crash does.** Of each file's writes since its last sync, by the seed, either a prefix
+//! survives, and the first write that does not may be torn: some of its first bytes are there,
+//! sometimes with zeros for the rest; or each sector survives by itself, as it was after one of the
+//! writes or before them, as a page cache that writes pages in any order leaves it: a single long
+//! write may then have lost its middle. Of the names created, renamed and removed in a directory
+//! since its last sync some survive. A failed sync of a file loses what it should have kept, though
+//! reads go on seeing it and later syncs succeed (as on Linux, where pages that could not be written
+//! are marked clean). The same seed and the same calls give the same losses.
 //!
-//! **What it does not do.** Writes of one file do not overtake each other, and what was synced does
-//! not rot unless [`SimDisk::flip_bit`] says so.
+//! **What it does not do.** Where a file's length was set since its last sync, its changes do not
+//! overtake each other. What was synced does not rot unless [`SimDisk::flip_bit`] or
+//! [`SimDisk::flip_random_bit_in`] says so.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
 use super::{Disk, DiskFile, check_path, directory_of, same_directory};
+use contents::{Contents, SharedContents};
+use dice::Dice;
+use file::SimFile;
+use names::{NameChange, Names};
+
+mod contents;
+mod counts;
+mod dice;
+mod file;
+mod names;
+
+pub use counts::DiskCounts;
 
 /// How long a sync takes unless [`SimDisk::set_sync_delay`] says otherwise: a plain SSD. Shorter
 /// ones make no difference: tokio's timer counts whole milliseconds.
 const DEFAULT_SYNC_DELAY: Duration = Duration::from_millis(1);
+
+/// What disks write whole or not at all, in bytes, unless [`SimDisk::set_sector_bytes`] says otherwise.
+/// 0: the commit log takes a single write that lost its middle for damage (see `docs/adr/0002`).
+const DEFAULT_SECTOR_BYTES: usize = 0;
+
+/// Sets the seed of sync delays apart from that of losses.
+const DELAYS: u64 = 0x5eed_de1a;
 
 /// A simulated disk; cheap to clone, and outlives the node that crashes on it.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
 struct State {
-    random: StdRng,
+    dice: Dice,
+    delays: Dice,
     /// Rises with each crash: files opened before it fail.
     generation: u64,
     /// The files by path, as reads see them.
-    names: BTreeMap<String, SharedContents>,
+    names: Names,
     /// The files by path, as a crash would leave them.
-    durable_names: BTreeMap<String, SharedContents>,
+    durable_names: Names,
     /// What turns the durable names into the others, oldest first.
     pending_names: Vec<NameChange>,
-    sync_delay: Duration,
+    /// How long a sync takes, at least and at most.
+    sync_delay: (Duration, Duration),
+    sector_bytes: usize,
     fail_next_sync: bool,
     full: bool,
-    syncs: u64,
-    torn_writes: u64,
-}
-
-type SharedContents = Arc<Mutex<Contents>>;
-
-/// A change to one directory that is not synced yet.
-enum NameChange {
-    Created { path: String, contents: SharedContents },
-    Renamed { from: String, to: String, contents: SharedContents },
-    Removed { path: String },
-}
-
-/// What a file holds.
-#[derive(Default)]
-struct Contents {
-    /// As reads see it.
-    live: Vec<u8>,
-    /// As it is after every synced change.
-    durable: Vec<u8>,
-    /// The changes since the last sync, oldest first.
-    pending: Vec<Change>,
-}
-
-enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
-    SetLen(usize),
+    /// How many more bytes can be written, where that is bounded.
+    room: Option<usize>,
+    counts: DiskCounts,
 }
 
 impl SimDisk {
     /// An empty disk; `seed` decides what a crash loses and tears.
     pub fn new(seed: u64) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(State {
-            random: StdRng::seed_from_u64(seed),
+            dice: Dice::new(seed),
+            delays: Dice::new(seed ^ DELAYS),
             generation: 0,
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
+            names: Names::new(),
+            durable_names: Names::new(),
             pending_names: Vec::new(),
-            sync_delay: DEFAULT_SYNC_DELAY,
+            sync_delay: (DEFAULT_SYNC_DELAY, DEFAULT_SYNC_DELAY),
+            sector_bytes: DEFAULT_SECTOR_BYTES,
             fail_next_sync: false,
             full: false,
-            syncs: 0,
-            torn_writes: 0,
+            room: None,
+            counts: DiskCounts::default(),
         })))
     }
 
@@ -97,19 +97,53 @@ impl SimDisk {
         let state = &mut *self.0.lock();
         state.generation += 1;
         state.fail_next_sync = false;
-        state.settle_names();
-        let paths = std::mem::take(&mut state.durable_names);
-        for (path, contents) in paths {
-            let survived = state.settle_contents(&mut contents.lock());
-            let fresh = Contents { live: survived.clone(), durable: survived, pending: Vec::new() };
-            state.durable_names.insert(path, Arc::new(Mutex::new(fresh)));
+        names::settle(
+            std::mem::take(&mut state.pending_names),
+            &mut state.durable_names,
+            &mut state.dice,
+        );
+        let mut lost = state.names.keys().ne(state.durable_names.keys());
+        for contents in state.durable_names.values_mut() {
+            let fresh = {
+                let old = &mut *contents.lock();
+                let sector_bytes = state.sector_bytes;
+                let survived = old.settle(&mut state.dice, sector_bytes, &mut state.counts);
+                lost |= survived != old.live;
+                Contents::settled(survived)
+            };
+            *contents = Arc::new(Mutex::new(fresh));
         }
         state.names = state.durable_names.clone();
+        state.counts.crashes += 1;
+        state.counts.crashes_with_losses += u64::from(lost);
+    }
+
+    /// Replaces the disk by an empty one, which is neither full nor about to fail. Open files fail.
+    pub fn wipe(&self) {
+        let state = &mut *self.0.lock();
+        state.generation += 1;
+        state.names.clear();
+        state.durable_names.clear();
+        state.pending_names.clear();
+        state.fail_next_sync = false;
+        (state.full, state.room) = (false, None);
+        state.counts.wipes += 1;
     }
 
     /// Sets how long a sync takes.
     pub fn set_sync_delay(&self, delay: Duration) {
-        self.0.lock().sync_delay = delay;
+        self.set_sync_delay_range(delay, delay);
+    }
+
+    /// Sets how long a sync takes at least and at most; drawn anew for each, by the seed.
+    pub fn set_sync_delay_range(&self, least: Duration, most: Duration) {
+        self.0.lock().sync_delay = (least, most.max(least));
+    }
+
+    /// Sets what the disk writes whole or not at all, in bytes. With 0, a crash never keeps a later
+    /// part of a file's writes and loses an earlier one.
+    pub fn set_sector_bytes(&self, sector_bytes: usize) {
+        self.0.lock().sector_bytes = sector_bytes;
     }
 
     /// Makes the next sync, of a file or a directory, fail. What a file's should have kept is lost.
@@ -119,19 +153,35 @@ impl SimDisk {
 
     /// Says whether the disk is full: writes then fail half done, and no file can be created.
     pub fn set_full(&self, full: bool) {
-        self.0.lock().full = full;
+        let state = &mut *self.0.lock();
+        (state.full, state.room) = (full, None);
+    }
+
+    /// Lets the disk become full once so many more bytes were written. The write that meets the end
+    /// writes what there is room for, and fails. [`SimDisk::set_full`] ends it.
+    pub fn fill_after_bytes(&self, bytes: u64) {
+        self.0.lock().room = Some(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     /// Flips one bit (0 to 7) of one byte of a file, as rot does; false where there is no such byte.
     pub fn flip_bit(&self, path: &str, byte: usize, bit: u8) -> bool {
-        let Some(contents) = self.0.lock().names.get(path).cloned() else { return false };
+        let state = &mut *self.0.lock();
+        let Some(contents) = state.names.get(path).cloned() else { return false };
         let contents = &mut *contents.lock();
         let mask = 1_u8 << (bit % 8);
         let found = contents.live.get_mut(byte).map(|byte| *byte ^= mask).is_some();
         if let Some(byte) = contents.durable.get_mut(byte) {
             *byte ^= mask;
         }
+        state.counts.bits_flipped += u64::from(found);
         found
+    }
+
+    /// Flips a bit, chosen by the seed, among those that are synced in files whose paths begin so.
+    /// Gives the path, the byte and the bit; `None` where there is no such bit.
+    pub fn flip_random_bit_in(&self, path_prefix: &str) -> Option<(String, usize, u8)> {
+        let (path, byte, bit) = self.0.lock().choose_settled_bit(path_prefix)?;
+        self.flip_bit(&path, byte, bit).then_some((path, byte, bit))
     }
 
     /// What a read of the whole file gives; `None` where there is no such file.
@@ -141,144 +191,86 @@ impl SimDisk {
         Some(live)
     }
 
+    /// The paths of all files, sorted.
+    pub fn paths(&self) -> Vec<String> {
+        self.0.lock().names.keys().cloned().collect()
+    }
+
+    /// How many bytes all files hold.
+    pub fn total_bytes(&self) -> u64 {
+        let state = self.0.lock();
+        state.names.values().map(|contents| contents.lock().live.len() as u64).sum()
+    }
+
+    /// What happened to this disk so far.
+    pub fn counts(&self) -> DiskCounts {
+        self.0.lock().counts
+    }
+
     /// How many syncs of files succeeded.
     pub fn syncs(&self) -> u64 {
-        self.0.lock().syncs
+        self.counts().syncs
     }
 
     /// How many writes were torn by crashes.
     pub fn torn_writes(&self) -> u64 {
-        self.0.lock().torn_writes
+        self.counts().torn_writes
     }
 }
 
 impl State {
-    fn below(&mut self, bound: usize) -> usize {
-        // Lemire's multiply-shift, as `Runtime::random_below`.
-        ((u128::from(self.random.next_u64()) * bound as u128) >> 64) as usize
-    }
-
-    fn one_in(&mut self, chances: usize) -> bool {
-        self.below(chances) == 0
-    }
-
-    /// Decides which name changes survive. Changes of different names may overtake each other;
-    /// where a directory has several of one name, a prefix of its changes survives.
-    fn settle_names(&mut self) {
-        let pending = std::mem::take(&mut self.pending_names);
-        let mut directories: BTreeMap<String, Vec<NameChange>> = BTreeMap::new();
-        for change in pending {
-            directories.entry(change.directory().to_owned()).or_default().push(change);
-        }
-        for changes in directories.into_values() {
-            let independent = are_independent(&changes);
-            let kept = self.below(changes.len() + 1);
-            for (index, change) in changes.into_iter().enumerate() {
-                let survives = if independent { self.one_in(2) } else { index < kept };
-                if survives {
-                    change.apply(&mut self.durable_names);
-                }
+    /// How many of so many bytes can be written, and whether that is all.
+    fn take_room(&mut self, bytes: usize) -> (usize, io::Result<()>) {
+        let fits = match self.room {
+            None if self.full => bytes / 2,
+            None => return (bytes, Ok(())),
+            Some(room) if room > 0 && room >= bytes => {
+                self.room = Some(room - bytes);
+                return (bytes, Ok(()));
             }
-        }
-    }
-
-    /// Decides which changes of a file survive, and gives what it holds then.
-    fn settle_contents(&mut self, contents: &mut Contents) -> Vec<u8> {
-        let mut survived = std::mem::take(&mut contents.durable);
-        let pending = std::mem::take(&mut contents.pending);
-        let kept = self.below(pending.len() + 1);
-        for (index, change) in pending.iter().enumerate() {
-            if index < kept {
-                change.apply(&mut survived);
-            } else if let (true, Change::Write { offset, bytes }) = (index == kept, change)
-                && !self.one_in(4)
-            {
-                let torn_at = self.below(bytes.len().max(1));
-                write_at(&mut survived, *offset, &bytes[..torn_at]);
-                if self.one_in(4) {
-                    write_at(&mut survived, offset + torn_at, &vec![0; bytes.len() - torn_at]);
-                }
-                self.torn_writes += 1;
+            Some(room) => {
+                self.room = Some(0);
+                room
             }
-        }
-        survived
-    }
-
-    fn check_not_full(&self) -> io::Result<()> {
-        if self.full {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "the simulated disk is full"));
-        }
-        Ok(())
+        };
+        self.counts.refused_as_full += 1;
+        let problem = "the simulated disk is full";
+        (fits, Err(io::Error::new(io::ErrorKind::StorageFull, problem)))
     }
 
     /// Whether a sync may go on; takes the failure that was asked for.
     fn begin_sync(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.fail_next_sync) {
+            self.counts.failed_syncs += 1;
             return Err(io::Error::other("the simulated sync failed"));
         }
         Ok(())
     }
-}
 
-impl NameChange {
-    /// A rename is within one directory, so one path says which it is.
-    fn directory(&self) -> &str {
-        match self {
-            NameChange::Created { path, .. } | NameChange::Removed { path } => directory_of(path),
-            NameChange::Renamed { to, .. } => directory_of(to),
-        }
-    }
-
-    fn names(&self) -> Vec<&str> {
-        match self {
-            NameChange::Created { path, .. } | NameChange::Removed { path } => vec![path],
-            NameChange::Renamed { from, to, .. } => vec![from, to],
-        }
-    }
-
-    fn apply(self, names: &mut BTreeMap<String, SharedContents>) {
-        match self {
-            NameChange::Created { path, contents } => {
-                names.insert(path, contents);
+    fn choose_settled_bit(&mut self, path_prefix: &str) -> Option<(String, usize, u8)> {
+        let durable = |path: &String, contents: &SharedContents| {
+            self.durable_names.get(path).is_some_and(|there| Arc::ptr_eq(there, contents))
+        };
+        let settled: Vec<(&String, Vec<usize>)> = self
+            .names
+            .iter()
+            .filter(|(path, contents)| path.starts_with(path_prefix) && durable(path, contents))
+            .map(|(path, contents)| {
+                let contents = contents.lock();
+                let bytes = (0..contents.live.len()).filter(|byte| contents.is_settled_at(*byte));
+                (path, bytes.collect())
+            })
+            .collect();
+        let total: usize = settled.iter().map(|(_, bytes)| bytes.len()).sum();
+        let mut chosen = self.dice.below(total);
+        for (path, bytes) in settled {
+            if let Some(byte) = bytes.get(chosen) {
+                return Some((path.clone(), *byte, self.dice.below(8) as u8));
             }
-            NameChange::Renamed { from, to, contents } => {
-                names.remove(&from);
-                names.insert(to, contents);
-            }
-            NameChange::Removed { path } => {
-                names.remove(&path);
-            }
+            chosen -= bytes.len();
         }
+        None
     }
-}
-
-/// Whether no two changes touch the same name.
-fn are_independent(changes: &[NameChange]) -> bool {
-    let mut names: Vec<&str> = changes.iter().flat_map(NameChange::names).collect();
-    let count = names.len();
-    names.sort_unstable();
-    names.dedup();
-    names.len() == count
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Change::Write { offset, bytes: written } => write_at(bytes, *offset, written),
-            Change::SetLen(len) => bytes.resize(*len, 0),
-        }
-    }
-}
-
-fn write_at(target: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    let end = offset + bytes.len();
-    if target.len() < end {
-        target.resize(end, 0);
-    }
-    target[offset..end].copy_from_slice(bytes);
 }
 
 fn not_found(path: &str) -> io::Error {
@@ -289,7 +281,7 @@ impl Disk for SimDisk {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         check_path(path)?;
         let state = &mut *self.0.lock();
-        state.check_not_full()?;
+        state.take_room(0).1?;
         if state.names.contains_key(path) {
             let problem = format!("the file '{path}' exists already");
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
@@ -354,77 +346,13 @@ impl Disk for SimDisk {
     }
 
     fn simulated_sync_delay(&self) -> Duration {
-        self.0.lock().sync_delay
-    }
-}
-
-/// A file of a simulated disk, open since a given generation.
-struct SimFile {
-    disk: SimDisk,
-    contents: SharedContents,
-    generation: u64,
-}
-
-impl SimFile {
-    /// Runs `work` on the disk and the file, where the file was opened since the last crash.
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&mut State, &mut Contents) -> io::Result<T>,
-    ) -> io::Result<T> {
-        let state = &mut *self.disk.0.lock();
-        if state.generation != self.generation {
-            return Err(io::Error::other("the simulated disk crashed while this file was open"));
+        let state = &mut *self.0.lock();
+        let (least, most) = state.sync_delay;
+        let spread_us = most.saturating_sub(least).as_micros() as usize;
+        match spread_us {
+            0 => least,
+            _ => least + Duration::from_micros(state.delays.below(spread_us + 1) as u64),
         }
-        work(state, &mut self.contents.lock())
-    }
-}
-
-impl DiskFile for SimFile {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.with(|_, contents| {
-            let from = usize::try_from(offset).unwrap_or(usize::MAX);
-            let bytes = contents.live.get(from..from.saturating_add(buffer.len()));
-            buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        })
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.with(|state, contents| {
-            let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
-            let full = state.check_not_full();
-            let written = if full.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
-            let change = Change::Write { offset, bytes: written.to_vec() };
-            change.apply(&mut contents.live);
-            contents.pending.push(change);
-            full
-        })
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.with(|state, contents| {
-            let pending = std::mem::take(&mut contents.pending);
-            state.begin_sync()?;
-            for change in &pending {
-                change.apply(&mut contents.durable);
-            }
-            state.syncs += 1;
-            Ok(())
-        })
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.with(|_, contents| Ok(contents.live.len() as u64))
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|_, contents| {
-            let change =
-                Change::SetLen(usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?);
-            change.apply(&mut contents.live);
-            contents.pending.push(change);
-            Ok(())
-        })
     }
 }
 
