@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::sights::Sight;
 use super::{
-    Action, Ended, Finding, History, Key, Keys, Level, Mode, Tally, Value, Version, describe,
+    Action, Ended, Finding, History, Key, Keys, Level, Mode, Op, Tally, Version, describe,
     promises_freshness,
 };
 use crate::types::EffectiveLevel;
@@ -20,7 +21,9 @@ pub fn lost_writes(history: &History, keys: &Keys) -> Finding {
         let expected = keys.get(&op.key).and_then(|w| Some((w, w.newest_before(u64::MAX)?)));
         let Some((writes, expected)) = expected.filter(|_| answered) else { continue };
         tally.examined();
-        if writes.shows_less(op, expected) {
+        let shows_less =
+            Sight::of(op, &op.key).is_some_and(|sight| writes.shows_less(&sight, expected));
+        if shows_less {
             tally.found(|| format!("{}, after {expected} was acknowledged", describe(op)));
         }
     }
@@ -30,84 +33,83 @@ pub fn lost_writes(history: &History, keys: &Keys) -> Finding {
             tally.unverified();
         }
     }
-    tally.finding
+    tally.done()
 }
 
-/// Reads that show what nobody had asked to write to that key by then.
-pub fn values_from_nowhere(history: &History, keys: &Keys) -> Finding {
+/// Answers that show what nobody had asked to write to that key by then.
+pub fn values_from_nowhere(keys: &Keys, sights: &[(&Key, Sight)]) -> Finding {
     let looks_for = "a read of a value that nobody ever asked to write to that key";
     let mut tally = Tally::new("value-from-nowhere", looks_for, "every level", true);
-    for op in history.ops.iter().filter(|op| op.is_answered_read() && op.value.is_some()) {
+    for (key, sight) in sights {
+        let Some((value, _)) = sight.held() else { continue };
         tally.examined();
-        let written = keys.shown_by(op);
-        if written.is_none_or(|write| write.invoked_us > op.answered_us) {
-            tally.found(|| describe(op));
+        let possible = |write: &Op| write.invoked_us <= sight.op.answered_us;
+        let is_explained = match (value, keys.get(key)) {
+            (_, None) => false,
+            (Some(_), Some(_)) => keys.shown_by(key, sight).is_some_and(possible),
+            (None, Some(writes)) => writes.by_value.values().any(|write| possible(write)),
+        };
+        if !is_explained {
+            tally.found(|| sight.describe(key));
         }
     }
-    tally.finding
+    tally.done()
 }
 
-/// Reads that show a write which was answered `not_applied`.
-pub fn shown_after_not_applied(history: &History, keys: &Keys) -> Finding {
+/// Answers that show a write which was answered `not_applied`.
+pub fn shown_after_not_applied(keys: &Keys, sights: &[(&Key, Sight)]) -> Finding {
     let looks_for = "a read of a write that was reported as definitely not applied";
     let mut tally = Tally::new("shown-after-not-applied", looks_for, "every level", true);
-    for op in history.ops.iter().filter(|op| op.is_answered_read()) {
-        let Some(write) = keys.shown_by(op) else { continue };
+    for (key, sight) in sights {
+        let Some(write) = keys.shown_by(key, sight) else { continue };
         tally.examined();
         if write.ended == Ended::Failed {
+            let status = write.status;
             tally.found(|| {
-                format!("{}, written with answer {} (failed)", describe(op), write.status)
+                format!("{}, written with answer {status} (failed)", sight.describe(key))
             });
         }
     }
-    tally.finding
+    tally.done()
 }
 
-/// Values that show under a version other than the one their write was acknowledged with, or under
-/// two versions where its outcome is unknown.
-pub fn applied_twice(history: &History, keys: &Keys) -> Finding {
-    let looks_for = "one write that shows up under two versions";
-    let mut tally = Tally::new("applied-twice", looks_for, "every level", true);
-    let mut first_seen: BTreeMap<(&Key, String), Version> = BTreeMap::new();
-    for op in history.ops.iter().filter(|op| op.is_answered_read()) {
-        let (Some(write), Some(version)) = (keys.shown_by(op), op.version) else { continue };
-        let Some(value @ Value::Named(_)) = &op.value else { continue };
-        tally.examined();
-        let first = first_seen.entry((&op.key, value.to_string())).or_insert_with(|| {
-            write.version.filter(|_| write.ended == Ended::Ok).unwrap_or(version)
-        });
-        if *first != version {
-            tally.found(|| format!("{}, which also had version {first}", describe(op)));
-        }
-    }
-    tally.finding
-}
-
-/// Reads that began after a write was acknowledged and show less than it, for each level asked for.
-pub fn stale_reads(history: &History, keys: &Keys) -> Vec<Finding> {
+/// Reads that began after a write was acknowledged and show less than it, for each level asked for,
+/// and for how long it had been acknowledged.
+pub fn stale_reads(history: &History, keys: &Keys, sights: &[(&Key, Sight)]) -> Vec<Finding> {
     let looks_for = "a read that missed a write acknowledged before the read began";
     let mut levels: BTreeMap<(String, bool), Tally> = BTreeMap::new();
     // A client's own writes came before its reads even where the clock shows one microsecond.
     let mut own: BTreeMap<(u32, &Key), Version> = BTreeMap::new();
-    for op in &history.ops {
-        if let Some(version) = op.version.filter(|_| op.is_acknowledged_write()) {
-            let newest = own.entry((op.client, &op.key)).or_insert(version);
-            *newest = (*newest).max(version);
+    let mut writes_before = history.ops.iter().peekable();
+    for (key, sight) in sights.iter().filter(|(_, sight)| !sight.op.action.is_write()) {
+        let op = sight.op;
+        // Both are in the order of invocation.
+        while let Some(before) = writes_before.next_if(|before| !std::ptr::eq(*before, op)) {
+            if let Some(version) = before.version.filter(|_| before.is_acknowledged_write()) {
+                let newest = own.entry((before.client, &before.key)).or_insert(version);
+                *newest = (*newest).max(version);
+            }
         }
-        let Some(writes) = keys.get(&op.key).filter(|_| op.is_answered_read()) else { continue };
-        let others = writes.newest_before(op.invoked_us);
-        let expected = others.max(own.get(&(op.client, &op.key)).copied());
+        let Some(writes) = keys.get(key) else { continue };
+        let expected =
+            writes.newest_before(op.invoked_us).max(own.get(&(op.client, *key)).copied());
         let Some(expected) = expected else { continue };
         let promised = promises_freshness(history.header.mode, op);
         let tally = levels
             .entry((op.asked(), promised))
             .or_insert_with(|| Tally::new("stale-read", looks_for, &op.asked(), promised));
         tally.examined();
-        if writes.shows_less(op, expected) {
-            tally.found(|| format!("{}, after {expected} was acknowledged", describe(op)));
+        if writes.shows_less(sight, expected) {
+            let since_us = writes.acknowledged_us(expected).unwrap_or(op.invoked_us);
+            let age_us = op.invoked_us.saturating_sub(since_us);
+            tally.aged(age_us);
+            tally.found(|| {
+                let sight = sight.describe(key);
+                format!("{sight}, {age_us} µs after {expected} was acknowledged")
+            });
         }
     }
-    levels.into_values().map(|tally| tally.finding).collect()
+    levels.into_values().map(Tally::done).collect()
 }
 
 /// Answers that were served below the level asked for. `r=` asks for less on purpose.
@@ -133,5 +135,5 @@ pub fn levels_not_served(history: &History) -> Vec<Finding> {
             tally.found(|| format!("{}, served as {served}", describe(op)));
         }
     }
-    levels.into_values().map(|tally| tally.finding).collect()
+    levels.into_values().map(Tally::done).collect()
 }

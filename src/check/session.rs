@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Finding, History, Key, Keys, Mode, Op, Tally, Version, describe, promises_freshness};
+use super::sights::Sight;
+use super::{Finding, History, Key, Keys, Mode, Op, Tally, Version, promises_freshness};
 
 const LOOKS_FOR: &str = "a client that sees less of a key than it saw or wrote before";
 
@@ -12,27 +13,35 @@ const LOOKS_FOR: &str = "a client that sees less of a key than it saw or wrote b
 /// through any node. At `quorum` the promise holds for one coordinator, and only what the client saw
 /// at `quorum` or wrote counts: a `local` read may have shown a write that no quorum holds. What
 /// goes back across coordinators is counted.
-pub fn reads_that_went_back(history: &History, keys: &Keys) -> Vec<Finding> {
+pub fn reads_that_went_back(
+    history: &History,
+    keys: &Keys,
+    sights: &[(&Key, Sight)],
+) -> Vec<Finding> {
     let mode = history.header.mode;
     let mut seen = Seen::default();
     let mut levels: BTreeMap<(String, bool), Tally> = BTreeMap::new();
+    let mut sights = sights.iter().peekable();
     // A client has one request under way at a time, so the order of invocation is its order.
     for op in &history.ops {
-        if op.is_answered_read() {
+        if let Some(version) = op.version.filter(|_| op.is_acknowledged_write()) {
+            seen.learn(op, &op.key, version, mode);
+        }
+        while let Some((key, sight)) = sights.next_if(|(_, sight)| std::ptr::eq(sight.op, op)) {
             let fresh = promises_freshness(mode, op);
-            let (same_node, any_node) = seen.before(op, mode, fresh);
+            let (same_node, any_node) = seen.before(op, key, mode, fresh);
             let mut count = |level: String, promised: bool, before: Option<Version>| {
                 let Some(before) = before else { return };
                 let tally = levels.entry((level, promised)).or_insert_with_key(|(level, _)| {
                     Tally::new("read-went-back", LOOKS_FOR, level, promised)
                 });
                 tally.examined();
-                let less = match keys.get(&op.key) {
-                    Some(writes) => writes.shows_less(op, before),
-                    None => op.version.unwrap_or(Version::ZERO) < before,
+                let less = match keys.get(key) {
+                    Some(writes) => writes.shows_less(sight, before),
+                    None => shown(sight).unwrap_or(Version::ZERO) < before,
                 };
                 if less {
-                    tally.found(|| format!("{}, after it knew {before}", describe(op)));
+                    tally.found(|| format!("{}, after it knew {before}", sight.describe(key)));
                 }
             };
             match (mode, fresh) {
@@ -43,10 +52,17 @@ pub fn reads_that_went_back(history: &History, keys: &Keys) -> Vec<Finding> {
                 }
                 (Mode::Leaderless, false) => count(op.asked(), false, any_node),
             }
+            if let Some(version) = shown(sight) {
+                seen.learn(op, key, version, mode);
+            }
         }
-        seen.learn(op, mode);
     }
-    levels.into_values().map(|tally| tally.finding).collect()
+    levels.into_values().map(Tally::done).collect()
+}
+
+/// The version that a sight shows.
+fn shown(sight: &Sight) -> Option<Version> {
+    sight.held().and_then(|(_, version)| version)
 }
 
 /// The newest version that each client knows of each key.
@@ -59,23 +75,27 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    /// What the client knew before the read `op`: through the same node, and through any.
-    fn before(&self, op: &Op, mode: Mode, fresh: bool) -> (Option<Version>, Option<Version>) {
-        let firm = |node| self.firm.get(&(op.client, &op.key, node)).copied();
-        let all = || self.any.get(&(op.client, &op.key)).copied();
+    /// What the client knew of the key before `op`: through the same node, and through any.
+    fn before(
+        &self,
+        op: &Op,
+        key: &Key,
+        mode: Mode,
+        fresh: bool,
+    ) -> (Option<Version>, Option<Version>) {
+        let firm = |node| self.firm.get(&(op.client, key, node)).copied();
+        let all = || self.any.get(&(op.client, key)).copied();
         // Only a committed write is ever applied in leader mode, so a local read is firm there.
         let any_node = if mode == Mode::Leader || !fresh { all() } else { firm(0) };
         (firm(op.node), any_node)
     }
 
-    fn learn(&mut self, op: &'a Op, mode: Mode) {
-        let told = op.is_acknowledged_write() || op.is_answered_read();
-        let Some(version) = op.version.filter(|_| told) else { return };
-        let newest = self.any.entry((op.client, &op.key)).or_insert(version);
+    fn learn(&mut self, op: &Op, key: &'a Key, version: Version, mode: Mode) {
+        let newest = self.any.entry((op.client, key)).or_insert(version);
         *newest = (*newest).max(version);
-        if op.is_acknowledged_write() || promises_freshness(mode, op) {
+        if op.action.is_write() || promises_freshness(mode, op) {
             for node in [op.node, 0] {
-                let newest = self.firm.entry((op.client, &op.key, node)).or_insert(version);
+                let newest = self.firm.entry((op.client, key, node)).or_insert(version);
                 *newest = (*newest).max(version);
             }
         }

@@ -90,6 +90,17 @@ impl Action {
     }
 }
 
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Action::Put => "put",
+            Action::Get => "get",
+            Action::Delete => "delete",
+            Action::List => "list",
+        })
+    }
+}
+
 /// What the client may conclude.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -103,7 +114,7 @@ pub enum Ended {
 }
 
 /// A value as a history names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// One that a client of this kind writes.
     Named(ValueId),

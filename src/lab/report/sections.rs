@@ -339,16 +339,8 @@ fn checks(results: &Results) -> Vec<Block> {
 fn sums(contestant: &Contestant) -> Vec<crate::check::Finding> {
     let mut sums: Vec<crate::check::Finding> = Vec::new();
     for finding in contestant.checked.iter().flat_map(|history| &history.findings) {
-        let same = |sum: &&mut crate::check::Finding| {
-            (&sum.check, &sum.level, sum.promised)
-                == (&finding.check, &finding.level, finding.promised)
-        };
-        match sums.iter_mut().find(same) {
-            Some(sum) => {
-                sum.examined += finding.examined;
-                sum.found += finding.found;
-                sum.unverified += finding.unverified;
-            }
+        match sums.iter_mut().find(|sum| sum.is_alike(finding)) {
+            Some(sum) => sum.add(finding),
             None => sums.push(finding.clone()),
         }
     }

@@ -83,7 +83,7 @@ fn contestant(mode: Mode) -> Contestant {
         examined: 600,
         found: 0,
         unverified: 0,
-        examples: Vec::new(),
+        ..Finding::default()
     };
     Contestant {
         name: mode.to_string(),
