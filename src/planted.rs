@@ -126,6 +126,19 @@ mod switch {
         PLANTED.set(bug);
     }
 
+    /// Does `work` with a bug planted, and takes it out again, also where `work` panics.
+    pub fn with<T>(bug: Bug, work: impl FnOnce() -> T) -> T {
+        struct TakeOut;
+        impl Drop for TakeOut {
+            fn drop(&mut self) {
+                plant(None);
+            }
+        }
+        let _take_out = TakeOut;
+        plant(Some(bug));
+        work()
+    }
+
     /// Whether `bug` is planted in this thread.
     #[inline]
     pub fn is(bug: Bug) -> bool {
@@ -134,7 +147,7 @@ mod switch {
 }
 
 #[cfg(any(test, feature = "planted-bugs"))]
-pub use switch::{is, plant};
+pub use switch::{is, plant, with};
 
 /// Whether `bug` is planted: never, in this build.
 #[cfg(not(any(test, feature = "planted-bugs")))]

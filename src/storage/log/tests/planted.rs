@@ -110,24 +110,11 @@ impl Filled {
     }
 }
 
-/// Does `work` with a bug planted, and takes it out again.
-fn with<T>(bug: Bug, work: impl FnOnce() -> T) -> T {
-    struct TakeOut;
-    impl Drop for TakeOut {
-        fn drop(&mut self) {
-            planted::plant(None);
-        }
-    }
-    let _take_out = TakeOut;
-    planted::plant(Some(bug));
-    work()
-}
-
 #[test]
 fn a_log_that_takes_a_torn_record_for_a_record_is_caught() {
     let filled = Filled::new();
     assert_eq!(filled.check_torn_tails(), Ok(()));
-    let caught = with(Bug::TornTailAccepted, || filled.check_torn_tails());
+    let caught = planted::with(Bug::TornTailAccepted, || filled.check_torn_tails());
     // From the head on the length is known, and what there is of the payload is replayed.
     let first = filled.offsets()[4] + HEAD_BYTES;
     assert!(caught.expect_err("caught").starts_with(&format!("cut at {first}: ")));
@@ -138,7 +125,7 @@ fn a_log_that_cuts_damage_like_a_torn_tail_is_caught() {
     let filled = Filled::new();
     let any_byte = 0..HEAD_BYTES + 21 + TAIL_BYTES;
     assert_eq!(filled.check_flipped_bits(any_byte.clone()), Ok(()));
-    let caught = with(Bug::DamagedMiddleCut, || filled.check_flipped_bits(any_byte));
+    let caught = planted::with(Bug::DamagedMiddleCut, || filled.check_flipped_bits(any_byte));
     let first = format!("byte {HEADER_BYTES}, bit 0: []");
     assert_eq!(caught, Err(first), "the first bit of the first record, and all records are gone");
 }
@@ -148,7 +135,7 @@ fn a_log_that_believes_a_length_unchecked_is_caught() {
     let filled = Filled::new();
     let length = 0..4;
     assert_eq!(filled.check_flipped_bits(length.clone()), Ok(()));
-    let caught = with(Bug::LengthNotChecked, || filled.check_flipped_bits(length));
+    let caught = planted::with(Bug::LengthNotChecked, || filled.check_flipped_bits(length));
     let caught = caught.expect_err("caught");
     let reaches_past_the_end = "byte 21, ";
     assert!(caught.starts_with(reaches_past_the_end), "{caught}");
