@@ -294,6 +294,27 @@ fn client_commands_say_what_happened_and_exit_accordingly() {
 }
 
 #[test]
+fn a_nemesis_that_makes_no_sense_is_refused_before_anything_starts() {
+    for (args, named) in [
+        (&["--mode", "leeder"][..], "leaderless"),
+        (&["--faults", "kill,earthquake"], "earthquake"),
+        (&["--faults", ""], "drip"),
+        (&["--engine", "rocks"], "rocks"),
+        (&["--cycles", "0"], "--cycles 0"),
+        (&["--attach", "nowhere"], "nowhere"),
+    ] {
+        let out = std::env::temp_dir().join("quorate-nemesis-that-never-was");
+        let out = out.to_string_lossy().into_owned();
+        let mut all = vec!["nemesis", "--out", &out];
+        all.extend(args);
+        let (code, complaint) = fails(&all);
+        assert_eq!(code, 64, "{args:?}: {complaint}");
+        assert!(complaint.contains(named), "{args:?}: {complaint}");
+        assert!(!std::path::Path::new(&out).exists());
+    }
+}
+
+#[test]
 fn an_answer_that_never_comes_is_unknown_for_a_write_and_a_failure_for_a_read() {
     // Takes connections and ends them unanswered, as a node that dies does.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

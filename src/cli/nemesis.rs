@@ -161,7 +161,13 @@ async fn campaign(
     let mut sum = Sum::default();
     while sum.cycles < args.cycles && sum.broken.is_empty() {
         let cycles = CYCLES_A_SEGMENT.min(args.cycles - sum.cycles);
-        let report = campaign.segment(cycles).await?;
+        let report = match campaign.segment(cycles).await {
+            Ok(report) => report,
+            Err(error) => {
+                keep(&mut campaign, args);
+                return Err(error);
+            }
+        };
         print_segment(&report);
         if report.broken().is_empty() && !args.keep_histories {
             std::fs::remove_dir_all(&report.directory)?;
@@ -172,14 +178,21 @@ async fn campaign(
     if sum.broken.is_empty() {
         campaign.forget_logs();
     } else {
-        let data = campaign.keep_evidence()?;
-        complain(format!("data directories are kept in {}", data.display()));
-        complain(format!("logs are kept in {}", args.out.join("logs").display()));
+        keep(&mut campaign, args);
     }
     // Whoever names a kind of fault wants to know what it does; `all` is all that can be had.
     let named_not_tried = args.faults != "all" && !campaign.not_tried().is_empty();
     let exit = exit_of(&[sum.broken], &[sum.unverified]);
     Ok(if named_not_tried { worse(exit, Exit::Unknown) } else { exit })
+}
+
+/// Keeps what the nodes wrote, and says where it is.
+fn keep(campaign: &mut Campaign, args: &NemesisArgs) {
+    match campaign.keep_evidence() {
+        Ok(data) => complain(format!("data directories are kept in {}", data.display())),
+        Err(error) => complain(format!("data directories could not be kept: {error:#}")),
+    }
+    complain(format!("logs are kept in {}", args.out.join("logs").display()));
 }
 
 /// What the segments of one mode came to.

@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use quorate::config::Engine;
-use quorate::lab::nemesis::{Campaign, Family, Plan, SegmentReport};
+use quorate::lab::nemesis::{AttachOptions, Campaign, Family, Plan, SegmentReport, attach};
 use quorate::runtime::Runtime;
 use quorate::types::Mode;
 use tempfile::TempDir;
+
+use super::trial::Trial;
 
 /// Any would do; the same one gives the same faults in the same order.
 const SEED: u64 = 20;
@@ -31,6 +34,28 @@ async fn leader_mode_over_wiped_disks_is_found_to_have_lost_writes() {
 #[tokio::test]
 async fn leaderless_mode_over_wiped_disks_is_found_to_have_lost_writes() {
     wiped_disks_are_found(Mode::Leaderless).await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_something_else_breaks_is_loaded_and_checked_too() {
+    let mut trial = Trial::start(Mode::Leader, &[]).await;
+    let out = TempDir::new().expect("a directory");
+    let options = AttachOptions {
+        addresses: trial.cluster.addresses(),
+        load_for: Duration::from_secs(1),
+        seed: SEED,
+        out: out.path().to_owned(),
+    };
+    let runtime = trial.runtime.clone();
+    let report = runtime.spawn({
+        let runtime = runtime.clone();
+        async move { attach(&runtime, &options).await }
+    });
+    trial.cluster.kill(1).expect("killed");
+    trial.restart(1).await;
+    let report = report.await.expect("no panic").expect("the evidence is written");
+    assert_eq!((report.broken(), report.unverified()), (Vec::new(), Vec::new()));
+    assert!(report.acknowledged > 0 && report.directory.join("history.jsonl").exists());
 }
 
 fn plan(mode: Mode, families: &[Family], out: &Path) -> Plan {
