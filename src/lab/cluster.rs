@@ -294,6 +294,19 @@ impl Cluster {
         Ok(member.child.is_some())
     }
 
+    /// What the nodes' logs say of panics since the cluster was started, a line each. A task that
+    /// panics need not end its process.
+    pub fn panics(&self) -> anyhow::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for Member { id, log, .. } in &self.members {
+            let text = std::fs::read(log).with_context(|| format!("{}", log.display()))?;
+            let text = String::from_utf8_lossy(&text);
+            let lines = text.lines().filter(|line| line.contains("panicked at"));
+            found.extend(lines.map(|line| format!("node {id}: {line}")));
+        }
+        Ok(found)
+    }
+
     /// Stops a node's process without ending it.
     pub fn pause(&self, index: usize) -> anyhow::Result<()> {
         self.signal(index, Signal::STOP)

@@ -91,6 +91,9 @@ async fn every_kind_of_fault(mode: Mode) {
             panic!("{cycle:?}: {error:#}; data and logs are kept under {kept}");
         }
     }
+    for panic in campaign.field.cluster.panics().expect("the logs are readable") {
+        segment.note_problem(panic);
+    }
     let report = segment.finish(SEED, out.path()).await.expect("the evidence is written");
     struck.sort_unstable();
     struck.extend(not_tried.iter().map(|not_tried| not_tried.family));

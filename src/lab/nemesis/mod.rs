@@ -157,6 +157,9 @@ impl Campaign {
                 break;
             }
         }
+        for panic in self.field.cluster.panics()? {
+            segment.note_problem(panic);
+        }
         segment.finish(self.plan.seed, &self.plan.out).await
     }
 

@@ -81,6 +81,7 @@ async fn begin(
             let victims: Vec<usize> =
                 free.filter(|index| !struck.taken.contains(index)).take(*nodes).collect();
             for victim in &victims {
+                field.must_run(*victim)?;
                 field.cluster.kill(*victim)?;
                 struck.taken.insert(*victim);
             }
@@ -97,6 +98,7 @@ async fn begin(
         Fault::Roll => roll(field, fault, marks).await?,
         Fault::Clock { who, offset_ms } => {
             let victim = resolve(field, *who, &struck.taken).await?;
+            field.must_run(victim)?;
             let flag = format!("testing.wall_clock_offset_ms={offset_ms}");
             field.cluster.kill(victim)?;
             field.cluster.restart_with(victim, &["--set".to_owned(), flag])?;
@@ -141,6 +143,7 @@ async fn take_back(field: &mut Field, undo: Undo, marks: &Marks) -> anyhow::Resu
             marks.healed("links reset once more", &field.ids(&[victim]));
         }
         Undo::RightClock(victim) => {
+            field.must_run(victim)?;
             field.cluster.kill(victim)?;
             field.cluster.restart(victim)?;
             marks.healed("clock set right", &field.ids(&[victim]));
@@ -303,6 +306,13 @@ async fn resolve(field: &Field, who: Who, taken: &BTreeSet<usize>) -> anyhow::Re
 }
 
 impl Field {
+    /// A node that has ended by itself must not be taken for one that was killed.
+    fn must_run(&mut self, index: usize) -> anyhow::Result<()> {
+        let runs = self.cluster.is_running(index)?;
+        ensure!(runs, "node {} had ended by itself", self.cluster.ids()[index]);
+        Ok(())
+    }
+
     fn ids(&self, indexes: &[usize]) -> Vec<u16> {
         let ids = self.cluster.ids();
         indexes.iter().filter_map(|index| ids.get(*index).copied()).collect()
