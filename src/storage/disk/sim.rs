@@ -41,8 +41,7 @@ pub use counts::DiskCounts;
 const DEFAULT_SYNC_DELAY: Duration = Duration::from_millis(1);
 
 /// What disks write whole or not at all, in bytes, unless [`SimDisk::set_sector_bytes`] says otherwise.
-/// 0: the commit log takes a single write that lost its middle for damage (see `docs/adr/0002`).
-const DEFAULT_SECTOR_BYTES: usize = 0;
+const DEFAULT_SECTOR_BYTES: usize = 512;
 
 /// Sets the seed of sync delays apart from that of losses.
 const DELAYS: u64 = 0x5eed_de1a;

@@ -7,7 +7,8 @@
 //! record before them, are on stable storage. Completions are called in append order. A failed write
 //! or sync fails that append and every later one, for ever: it is never retried. Opening gives back
 //! every record that was acknowledged, in order, or refuses: a torn tail (the last record of the
-//! last segment cut short, or nothing but zeros after it) is cut and said; anything else is damage.
+//! last segment cut short, or nothing but zeros after it) is cut and said, and so is a hole in the
+//! last write, whose sectors a disk may have written in any order; anything else is damage.
 //!
 //! **Group commit.** One writer takes everything that has queued, writes it at once, syncs once and
 //! calls all completions, with no added wait. In the real world it is a thread; in a simulated one,
@@ -17,7 +18,7 @@
 //! the first record. A segment begins with a header; a record is a head (length, kind and a checksum
 //! over both and the record's position), the payload, the payload's checksum, and an end mark that is
 //! never zero, so that a whole record is never mistaken for one that zeros cut off. `codec` has the
-//! bytes, `open` the rules of opening, `segments` what positions are.
+//! bytes, `open` and `torn` the rules of opening, `segments` what positions are.
 //!
 //! **Does not guarantee** that a log whose last records, or oldest segments, were taken away whole by
 //! other hands is noticed: what they leave is a whole log. Its users can tell, by [`CommitLog::start`]
@@ -144,6 +145,7 @@ mod queue;
 mod segments;
 #[cfg(test)]
 mod tests;
+mod torn;
 mod writer;
 
 pub use codec::MAX_RECORD_BYTES;

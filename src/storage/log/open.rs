@@ -4,7 +4,8 @@
 //! segment ends (or holds nothing but zeros from some byte on) before its last record does. Because
 //! the last byte of a record is never zero, this is one rule: the segment counts up to its last byte
 //! that is not zero, and a record that needs more than that is torn. It is cut off. A last segment
-//! that holds no more than a beginning of its header was being created, and is created again.
+//! that holds no more than a beginning of its header was being created, and is created again. So is a
+//! hole in the last write, which `torn` tells from damage: it is cut off with all that follows.
 //!
 //! **Damage** is everything else, and is refused: all other segments must be whole to the byte, and
 //! each must begin where the one before it ends.
@@ -18,9 +19,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::codec::{self, HEAD_BYTES, HEADER_BYTES};
+use super::codec::{self, HEAD_BYTES, HEADER_BYTES, Head};
 use super::segments::{FIRST_BASE, Segment, Tail, base_of, segment_path, write_header};
-use super::{LogError, LogOptions, Position, ReplayedRecord};
+use super::{LogError, LogOptions, Position, ReplayedRecord, torn};
 use crate::planted::{self, Bug};
 use crate::storage::disk::DiskFile;
 
@@ -61,7 +62,7 @@ pub(super) fn open(options: &LogOptions, replay: &mut Replay<'_>) -> Result<Open
             open_newest(segment, options, replay)?
         } else {
             let file_bytes = segment.file.len()?;
-            let scanned = scan(segment, file_bytes, replay)?;
+            let scanned = scan(segment, file_bytes, None, replay)?;
             if scanned != file_bytes {
                 return Err(segment.damaged(scanned, "a record is cut short".to_owned()));
             }
@@ -105,9 +106,11 @@ fn open_newest(
         create_again(segment, used_bytes as usize, file_bytes, options)?;
         return Ok(segment.base);
     }
-    check_header(segment, &mut Reader::new(&*segment.file, used_bytes))?;
-    write_header(&*segment.file, segment.base, &options.metrics)?;
-    let scanned = match scan(segment, used_bytes, replay) {
+    let version = check_header(segment, &mut Reader::new(&*segment.file, used_bytes))?;
+    write_header(&*segment.file, segment.base, version, &options.metrics)?;
+    // Without flags, nothing tells a hole from damage.
+    let holes = (version > 1).then_some(Holes);
+    let scanned = match scan(segment, used_bytes, holes, replay) {
         Err(LogError::Damaged { offset, .. }) if planted::is(Bug::DamagedMiddleCut) => offset,
         scanned => scanned?,
     };
@@ -135,7 +138,7 @@ fn create_again(
 ) -> Result<(), LogError> {
     let mut found = [0; HEADER_BYTES];
     segment.file.read_exact_at(&mut found[..used_bytes], 0)?;
-    if found[..used_bytes] != codec::encode_header(segment.base)[..used_bytes] {
+    if !codec::begins_header(&found[..used_bytes], segment.base) {
         return Err(segment.damaged(0, "what there is of the segment header is wrong".to_owned()));
     }
     tracing::warn!(
@@ -144,7 +147,7 @@ fn create_again(
         "the last crash cut the creation of a segment of the commit log short: created it again"
     );
     segment.file.set_len(0)?;
-    write_header(&*segment.file, segment.base, &options.metrics)?;
+    write_header(&*segment.file, segment.base, codec::FORMAT_VERSION, &options.metrics)?;
     options.metrics.log_torn_tails.inc();
     Ok(())
 }
@@ -165,42 +168,84 @@ fn used_bytes(file: &dyn DiskFile, file_bytes: u64) -> io::Result<u64> {
     Ok(0)
 }
 
+/// A hole in the last write may be met, and ends the log.
+#[derive(Clone, Copy)]
+struct Holes;
+
 /// Replays the records in the first `used_bytes` of a segment. Gives the offset of the first record
 /// that is not whole there, which is `used_bytes` where all are.
-fn scan(segment: &Segment, used_bytes: u64, replay: &mut Replay<'_>) -> Result<u64, LogError> {
+fn scan(
+    segment: &Segment,
+    used_bytes: u64,
+    holes: Option<Holes>,
+    replay: &mut Replay<'_>,
+) -> Result<u64, LogError> {
     let mut reader = Reader::new(&*segment.file, used_bytes);
     check_header(segment, &mut reader)?;
     let mut offset = HEADER_BYTES as u64;
     loop {
-        let damaged = |problem| segment.damaged(offset, problem);
         let position = Position(end_position(segment, offset)?);
-        let Some(head) = reader.array::<HEAD_BYTES>(offset)? else { return Ok(offset) };
-        let head = codec::decode_head(&head, position).map_err(damaged)?;
-        let body_bytes = head.record_bytes() - HEAD_BYTES as u64;
-        let Some(body) = reader.bytes(offset + HEAD_BYTES as u64, body_bytes)? else {
-            if planted::is(Bug::TornTailAccepted) {
-                let body_offset = offset + HEAD_BYTES as u64;
-                let torn = reader.bytes(body_offset, used_bytes - body_offset)?;
-                let payload = torn.unwrap_or_default();
-                replay(ReplayedRecord { position, kind: head.kind, payload })
-                    .map_err(|problem| LogError::Replay { position, problem })?;
+        let (head, payload) = match record_at(&mut reader, offset, position)? {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                if planted::is(Bug::TornTailAccepted) {
+                    replay_torn(&mut reader, offset, position, replay)?;
+                }
+                return Ok(offset);
             }
-            return Ok(offset);
+            Err(problem) => {
+                let is_hole =
+                    holes.is_some() && torn::is_hole(&*segment.file, offset, used_bytes, position)?;
+                return if is_hole { Ok(offset) } else { Err(segment.damaged(offset, problem)) };
+            }
         };
-        let payload = codec::decode_body(head, body).map_err(damaged)?;
         replay(ReplayedRecord { position, kind: head.kind, payload })
             .map_err(|problem| LogError::Replay { position, problem })?;
         offset += head.record_bytes();
     }
 }
 
-fn check_header(segment: &Segment, reader: &mut Reader<'_>) -> Result<(), LogError> {
+/// What the planted bug does with a record that is cut short.
+fn replay_torn(
+    reader: &mut Reader<'_>,
+    offset: u64,
+    position: Position,
+    replay: &mut Replay<'_>,
+) -> Result<(), LogError> {
+    let Some(head) = reader.array::<HEAD_BYTES>(offset)? else { return Ok(()) };
+    let Ok(head) = codec::decode_head(&head, position) else { return Ok(()) };
+    let body_offset = offset + HEAD_BYTES as u64;
+    let payload = reader.bytes(body_offset, reader.end - body_offset)?.unwrap_or_default();
+    replay(ReplayedRecord { position, kind: head.kind, payload })
+        .map_err(|problem| LogError::Replay { position, problem })
+}
+
+/// The record at an offset, or what is wrong with it; `None` where it is cut short.
+#[allow(clippy::type_complexity, reason = "two ways to fail, of which one is the disk's")]
+fn record_at<'a>(
+    reader: &'a mut Reader<'_>,
+    offset: u64,
+    position: Position,
+) -> io::Result<Result<Option<(Head, &'a [u8])>, String>> {
+    let Some(head) = reader.array::<HEAD_BYTES>(offset)? else { return Ok(Ok(None)) };
+    let head = match codec::decode_head(&head, position) {
+        Ok(head) => head,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let body_bytes = head.record_bytes() - HEAD_BYTES as u64;
+    let Some(body) = reader.bytes(offset + HEAD_BYTES as u64, body_bytes)? else {
+        return Ok(Ok(None));
+    };
+    Ok(codec::decode_body(head, body).map(|payload| Some((head, payload))))
+}
+
+fn check_header(segment: &Segment, reader: &mut Reader<'_>) -> Result<u16, LogError> {
     let header = reader.array::<HEADER_BYTES>(0)?;
-    let problem = match header {
+    let checked = match header {
         Some(header) => codec::check_header(&header, segment.base),
         None => Err("the segment header is cut short".to_owned()),
     };
-    problem.map_err(|problem| segment.damaged(0, problem))
+    checked.map_err(|problem| segment.damaged(0, problem))
 }
 
 /// The position of a record at this offset of a segment's file, at or after the header.

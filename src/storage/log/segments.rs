@@ -103,7 +103,7 @@ impl Segment {
     ) -> io::Result<Arc<Segment>> {
         let path = segment_path(dir, base);
         let file = disk.create(&path)?;
-        write_header(&*file, base, metrics)?;
+        write_header(&*file, base, codec::FORMAT_VERSION, metrics)?;
         if !planted::is(Bug::DirectoryNotSynced) {
             disk.sync_dir(dir)?;
         }
@@ -129,8 +129,13 @@ impl Segment {
 }
 
 /// Writes and syncs the header of the segment that begins at `base`.
-pub(super) fn write_header(file: &dyn DiskFile, base: u64, metrics: &Metrics) -> io::Result<()> {
-    file.write_all_at(&codec::encode_header(base), 0)?;
+pub(super) fn write_header(
+    file: &dyn DiskFile,
+    base: u64,
+    version: u16,
+    metrics: &Metrics,
+) -> io::Result<()> {
+    file.write_all_at(&codec::encode_header(base, version), 0)?;
     file.sync()?;
     metrics.log_syncs.inc();
     Ok(())

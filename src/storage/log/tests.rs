@@ -5,4 +5,5 @@ mod support;
 mod basics;
 mod crashes;
 mod damage;
+mod holes;
 mod planted;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::codec;
 use super::queue::{Batch, Shared};
 use super::segments::{Segment, Tail};
+use super::torn;
 use super::{LogError, NewRecord};
 use crate::planted::{self, Bug};
 use crate::runtime::Runtime;
@@ -108,7 +109,13 @@ impl Writer {
                 self.begin_segment(placed.position.0)?;
                 offset = self.tail.file_offset();
             }
-            codec::encode_record(&mut self.buffer, placed.position, record.kind, &record.payload);
+            let payload_offset = offset + (self.buffer.len() + codec::HEAD_BYTES) as u64;
+            let flags = codec::Flags {
+                begins_write: self.buffer.is_empty(),
+                has_blank_sector: torn::has_blank_sector(&record.payload, payload_offset),
+            };
+            let (position, payload) = (placed.position, &record.payload);
+            codec::encode_record(&mut self.buffer, position, record.kind, flags, payload);
             self.tail.end = tail.end;
             records = rest;
         }
