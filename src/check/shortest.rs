@@ -13,7 +13,7 @@
 
 use super::linearizability::{self, Answer, Budget};
 use super::sights::{Seen, Sight};
-use super::{Action, Ended, Finding, History, Key, Op, cut, plain_checks};
+use super::{Action, Ended, Finding, History, Key, Op, Version, cut, plain_checks};
 
 /// How often the check may be run again; each run takes less than the one before.
 const MOST_TRIES: usize = 4_000;
@@ -160,16 +160,30 @@ fn needs(kept: &Op, write: &Op, ops: &[Op]) -> bool {
     }
     let is_its_version = |version| match (write.ended, write.version) {
         (Ended::Ok, Some(own)) => own == version,
+        (Ended::Failed, _) => false,
         // Its version is not known, so it may be any that is not known to be another's.
-        _ => !ops.iter().any(|op| op.is_acknowledged_write() && op.version == Some(version)),
+        _ => !ops.iter().any(|op| belongs_to_another(version, write, op)),
     };
     match seen {
         Some(Seen::Held { value: Some(value), version }) => {
             // A value that nobody wrote may have come with a version that somebody was given.
-            write.value.as_ref() == Some(value) || version.is_some() && version == write.version
+            write.value.as_ref() == Some(value)
+                || (write.ended == Ended::Ok && version.is_some() && version == write.version)
         }
         Some(Seen::Held { value: None, version: Some(version) }) => is_its_version(version),
-        Some(Seen::Held { value: None, version: None } | Seen::Not(_)) => late_enough,
+        Some(Seen::Held { value: None, version: None } | Seen::Not(_)) => {
+            late_enough && write.ended != Ended::Failed
+        }
         Some(Seen::Nothing) | None => condition && kept.if_match.is_some_and(is_its_version),
     }
+}
+
+/// Whether `op` tells that `version` is that of another write of the key than `write`.
+fn belongs_to_another(version: Version, write: &Op, op: &Op) -> bool {
+    if op.is_acknowledged_write() && op.version == Some(version) {
+        return true;
+    }
+    let held = Sight::of(op, &write.key).and_then(|sight| sight.held());
+    let Some((Some(value), shown)) = held else { return false };
+    shown == Some(version) && write.value.as_ref() != Some(value)
 }

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::types::Mode;
 
+mod check;
 mod client;
 mod compare;
 mod demo;
@@ -56,6 +57,8 @@ enum Command {
     Sim(simulate::SimArgs),
     /// Kill, pause, cut off and mislead the nodes of a throw-away cluster under load, and check it
     Nemesis(nemesis::NemesisArgs),
+    /// Check recorded histories against what each level promises
+    Check(check::CheckArgs),
     /// Read a key
     Get(client::GetArgs),
     /// Write a key
@@ -91,6 +94,7 @@ pub fn run() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Sim(args) => simulate::run(&args),
         Command::Nemesis(args) => nemesis::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Get(args) => client::get(&args),
         Command::Put(args) => client::put(&args),
         Command::Delete(args) => client::delete(&args),

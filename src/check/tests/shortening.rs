@@ -96,6 +96,25 @@ fn a_delete_that_may_explain_an_absence_stays() {
 }
 
 #[test]
+fn writes_that_cannot_have_had_a_version_do_not_stay_for_it() {
+    let history = noisy(Mode::Leader, |made| {
+        let shown = made.put(1_500);
+        (shown.ended, shown.version, shown.status) = (Ended::Unknown, None, 504);
+        made.get(1_500);
+        let unshown = made.put(1_501);
+        (unshown.ended, unshown.version, unshown.status) = (Ended::Unknown, None, 504);
+        let failed = made.put(1_502);
+        (failed.ended, failed.version, failed.status) = (Ended::Failed, None, 503);
+        made.put(1_503).if_match = Some(v(1_500));
+        made.get(1_500);
+    });
+    let short = shortest(&history, &find(&history, "stale-read"));
+    let values: Vec<String> = short.ops.iter().map(|op| format!("{:?}", op.value)).collect();
+    assert!(values.iter().all(|value| !value.contains("1501") && !value.contains("1502")));
+    assert_eq!(short.ops.len(), 3, "{values:?}");
+}
+
+#[test]
 fn where_nothing_was_found_nothing_is_left_out() {
     let history = noisy(Mode::Leader, |_| ());
     let finding = super::super::check(&history).remove(0);
