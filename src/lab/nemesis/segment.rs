@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use super::faults::Cycle;
 use super::marks::Marks;
 use super::strike::{Field, strike, undo};
-use super::traffic::Traffic;
+use super::traffic::{HOT_KEYS, Traffic};
 use crate::check::{self, Finding};
 use crate::history::{Ended, Header, History, Op};
 use crate::lab::load::{Ask, Scene, read_back, read_back_at};
@@ -23,8 +23,10 @@ use crate::lab::workload::keys;
 use crate::runtime::Instant;
 use crate::types::{Key, Level, Mode};
 
-/// How many keys the clients of a segment work on: few, so that they meet.
-const KEYS: usize = 32;
+/// How many keys the clients of a segment work on: a few that are written again and again, so that
+/// clients meet, and some that are written once or twice, so that a write that a replica missed is
+/// not made good by the next one.
+const KEYS: usize = HOT_KEYS + 72;
 /// The longest prefix of a segment's keys, in bytes.
 const MAX_PREFIX_BYTES: usize = 64;
 /// Replicas must be equal this long after faults and load have ended.

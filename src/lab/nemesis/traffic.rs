@@ -22,8 +22,11 @@ const PAUSE: Duration = Duration::from_millis(12);
 /// Every so many clients one is impatient, and this is its patience.
 const IMPATIENT_EACH: u32 = 4;
 const IMPATIENCE: Duration = Duration::from_millis(40);
+/// The first so many keys get most of the requests; all others together one in so many.
+pub const HOT_KEYS: usize = 24;
+const COLD_EACH: usize = 5;
 /// How many keys a list asks for: not all of them, so that lists end early too.
-const LIST_LIMIT: usize = 24;
+const LIST_LIMIT: usize = 40;
 /// Every node must have acknowledged a write this long after faults have ended.
 const SERVES_WITHIN: Duration = Duration::from_secs(60);
 /// How often that is looked at.
@@ -120,7 +123,7 @@ impl Client {
     async fn ask_once(&mut self) {
         let default = Ask::default_for(self.scene.mode);
         let node = self.client.random.below(self.scene.nodes.len());
-        let key = self.shared.keys[self.client.random.below(self.shared.keys.len())].clone();
+        let key = self.draw_key();
         let dice = self.client.random.below(100);
         match dice {
             0..40 => {
@@ -153,6 +156,16 @@ impl Client {
                 self.client.list(node, &self.shared.prefix, LIST_LIMIT, default).await;
             }
         }
+    }
+
+    fn draw_key(&mut self) -> Key {
+        let (keys, random) = (&self.shared.keys, &mut self.client.random);
+        let hot = HOT_KEYS.min(keys.len());
+        let index = match random.below(COLD_EACH) {
+            0 if keys.len() > hot => hot + random.below(keys.len() - hot),
+            _ => random.below(hot),
+        };
+        keys[index].clone()
     }
 
     fn learn(&mut self, node: usize, key: Key, told: Told, write: bool) {
