@@ -13,13 +13,15 @@
 //! on after a failed sync. [`Node::stop`] finishes what is under way and takes a checkpoint, so that
 //! the next start has little to replay; a crash instead loses nothing that was acknowledged.
 
+mod directory;
 mod greeter;
 mod watched_table;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use directory::{MEMORY_TABLE_FILE, TABLE_DIRECTORY};
+use directory::{open_directory, within_directory};
 use greeter::{NodeGreeter, NodeHandler};
 use watched_table::WatchedTable;
 
@@ -33,7 +35,7 @@ use crate::peer::{PeerHandler, SharedTransport};
 use crate::replication::{self, ReplicaRecovery, Replicator, ReplicatorParts};
 use crate::runtime::Runtime;
 use crate::runtime::watch;
-use crate::storage::disk::{Disk, RealDisk};
+use crate::storage::disk::Disk;
 use crate::storage::identity::{Identity, PinnedLayout};
 use crate::storage::log::{CommitLog, LogError, LogOptions, LogUser, Position};
 use crate::storage::table::{MemoryTable, SledTable, Table, TableError, WriteBehind};
@@ -72,42 +74,31 @@ pub enum Links {
 impl World {
     /// The real world, for a process: the directory in the settings, and TCP.
     pub fn real(settings: &Settings) -> Result<World, StartError> {
-        let disk = Arc::new(open_directory(&settings.data_dir)?);
+        let disk: Arc<dyn Disk> = Arc::new(open_directory(&settings.data_dir)?);
+        Ok(World {
+            runtime: Runtime::real_with_wall_offset(settings.testing.wall_clock_offset_ms),
+            open_table: World::table_of(settings, disk.clone()),
+            disk,
+            links: Links::Tcp,
+            metrics: Metrics::new(),
+        })
+    }
+
+    /// What opens the table of the engine in the settings: under the data directory, or, where the
+    /// engine writes through the seam, on `disk`.
+    pub fn table_of(settings: &Settings, disk: Arc<dyn Disk>) -> OpenTable {
         let storage = settings.storage.clone();
-        let table_dir = settings.data_dir.join("table");
+        let table_dir = settings.data_dir.join(TABLE_DIRECTORY);
         let engine = settings.engine;
-        let table_disk: Arc<dyn Disk> = disk.clone();
-        let open_table: OpenTable = Box::new(move || match engine {
+        Box::new(move || match engine {
             Engine::Sled => {
                 let (cache, overlay) = (storage.table_cache_bytes, storage.view_overlay_bytes);
                 let sled = SledTable::open(&table_dir, cache, overlay)?;
                 Ok(Arc::new(WriteBehind::new(sled)?) as Arc<dyn Table>)
             }
-            Engine::Memory => Ok(Arc::new(MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?)),
-        });
-        Ok(World {
-            runtime: Runtime::real_with_wall_offset(settings.testing.wall_clock_offset_ms),
-            disk,
-            open_table,
-            links: Links::Tcp,
-            metrics: Metrics::new(),
+            Engine::Memory => Ok(Arc::new(MemoryTable::open(disk, MEMORY_TABLE_FILE)?)),
         })
     }
-}
-
-/// Where the memory engine writes its checkpoints, under the data directory.
-pub const MEMORY_TABLE_FILE: &str = "table.memory";
-
-fn open_directory(path: &Path) -> Result<RealDisk, StartError> {
-    RealDisk::open(path).map_err(|error| {
-        let path = path.display();
-        StartError::DataDirectory(match error.kind() {
-            std::io::ErrorKind::WouldBlock => {
-                format!("data directory {path}: another process is using it; stop that one first")
-            }
-            _ => format!("data directory {path} cannot be opened: {error}"),
-        })
-    })
 }
 
 /// A running node. Share it in an `Arc`.
@@ -130,15 +121,18 @@ impl Node {
         let layout =
             PinnedLayout::new(settings.peers.keys().copied(), settings.leaderless.replicas);
         let layout_digest = layout.digest();
-        let identity = Arc::new(Identity::open(
-            disk.clone(),
-            &runtime,
-            settings.node_id,
-            settings.mode,
-            settings.engine.as_str(),
-            // In leader mode every node has every key.
-            (settings.mode == Mode::Leaderless).then_some(layout),
-        )?);
+        let identity = Arc::new(
+            Identity::open(
+                disk.clone(),
+                &runtime,
+                settings.node_id,
+                settings.mode,
+                settings.engine.as_str(),
+                // In leader mode every node has every key.
+                (settings.mode == Mode::Leaderless).then_some(layout),
+            )
+            .map_err(|error| within_directory(error, &settings))?,
+        );
         let failed = watch::Sender::new(None);
         let greeter = Arc::new(NodeGreeter {
             identity: identity.clone(),
@@ -412,12 +406,7 @@ fn open_storage(
     identity: &Identity,
     failed: &watch::Sender<Option<String>>,
 ) -> Result<OpenedStorage, StartError> {
-    let refuse = |problem: String| {
-        StartError::DataDirectory(format!(
-            "data directory {}: {problem}",
-            settings.data_dir.display()
-        ))
-    };
+    let refuse = |problem| within_directory(StartError::DataDirectory(problem), settings);
     let table = open_table().map_err(|error| refuse(error.to_string()))?;
     let table: Arc<dyn Table> = Arc::new(WatchedTable::new(table, failed.clone()));
     let mut raft = RaftReplay::default();

@@ -8,24 +8,26 @@
 //! **Guarantees.** Every change is durable before the call returns. A directory that holds data, but
 //! does not say whose, is refused.
 //!
-//! **On disk.** `identity.json` and `peers.json`, each replaced whole.
+//! **On disk.** `identity.json` and `peers.json`, each replaced whole, with a checksum over what they
+//! say: a flipped bit in an incarnation would otherwise make another node of this one in silence.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use pinned::PinnedLayout;
 
-use super::disk::{Disk, read_file, replace_file};
+use self::sealed::{read, write};
+use super::disk::Disk;
 use crate::error::StartError;
 use crate::runtime::Runtime;
 use crate::types::{ClusterId, Incarnation, Mode, NodeId};
 
 mod pinned;
+mod sealed;
 
 /// The format of a data directory as a whole: the log, the table's rows, and these files.
 const FORMAT: u32 = 1;
@@ -67,12 +69,6 @@ struct IdentityFile {
 struct PeersFile {
     format: u32,
     incarnations: BTreeMap<NodeId, String>,
-}
-
-/// Read before all else of a file, which may be of a later format.
-#[derive(Deserialize)]
-struct AnyFormat {
-    format: u32,
 }
 
 impl Identity {
@@ -237,33 +233,6 @@ fn refuse_data_without_identity(disk: &dyn Disk) -> Result<(), StartError> {
     }
 }
 
-/// Reads a file of this format; `None` where there is none.
-fn read<T: DeserializeOwned>(disk: &dyn Disk, path: &str) -> Result<Option<T>, StartError> {
-    let Some(bytes) = read_file(disk, path).map_err(|error| cannot_read(path, &error))? else {
-        return Ok(None);
-    };
-    let unreadable = |error: serde_json::Error| {
-        StartError::DataDirectory(format!(
-            "{path} in this data directory is damaged ({error}): restore the data directory from \
-             a copy, or replace the node"
-        ))
-    };
-    let AnyFormat { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
-    if format != FORMAT {
-        return Err(StartError::DataDirectory(format!(
-            "{path} in this data directory has format {format}, and this version of quorate knows \
-             only format {FORMAT}: run the version that made the directory"
-        )));
-    }
-    serde_json::from_slice(&bytes).map(Some).map_err(unreadable)
-}
-
-fn write<T: Serialize>(disk: &dyn Disk, path: &str, contents: &T) -> io::Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(contents).map_err(io::Error::other)?;
-    bytes.push(b'\n');
-    replace_file(disk, path, &bytes)
-}
-
 fn hexadecimal(path: &str, text: &str) -> Result<u64, StartError> {
     u64::from_str_radix(text, 16).map_err(|_| {
         StartError::DataDirectory(format!(
@@ -290,7 +259,7 @@ fn cannot_write(error: io::Error) -> StartError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::disk::SimDisk;
+    use crate::storage::disk::{SimDisk, replace_file};
 
     const NODE: NodeId = NodeId(2);
 
@@ -325,6 +294,30 @@ mod tests {
 
     fn put(disk: &SimDisk, path: &str, contents: &str) {
         replace_file(disk, path, contents.as_bytes()).expect("writes");
+    }
+
+    #[test]
+    fn a_flipped_bit_is_refused_or_changes_nothing() {
+        let disk = SimDisk::new(3);
+        let first = open(&disk);
+        first.join_cluster(ClusterId(0x0123_4567_89ab_cdef)).expect("joins");
+        first.meet(NodeId(3), Incarnation(7)).expect("met");
+        let (cluster, incarnation) = (first.cluster(), first.incarnation());
+        for path in [IDENTITY_FILE, PEERS_FILE] {
+            let bytes = disk.contents(path).expect("the file");
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                replace_file(&disk, path, &flipped).expect("written");
+                if let Ok(opened) = open_as(&disk, NODE, Mode::Leader, "sled") {
+                    assert_eq!(opened.incarnation(), incarnation, "bit {bit} of {path}");
+                    assert_eq!(opened.cluster(), cluster, "bit {bit} of {path}");
+                    let met = opened.meet(NodeId(3), Incarnation(7)).expect("known");
+                    assert_eq!(met, Incarnation(7), "bit {bit} of {path}");
+                }
+            }
+            replace_file(&disk, path, &bytes).expect("written");
+        }
     }
 
     #[test]
@@ -399,6 +392,10 @@ mod tests {
         open(&disk);
         let text = String::from_utf8(disk.contents(IDENTITY_FILE).expect("is there"));
         let bad = text.expect("JSON").replace("\"cluster\": null", "\"cluster\": \"xyz\"");
+        put(&disk, IDENTITY_FILE, &bad);
+        assert!(refusal(open_as(&disk, NODE, Mode::Leader, "sled")).contains("checksum"));
+        // As a version without checksums may have left it.
+        let bad = bad.replace("\"checksum\"", "\"unknown\"");
         put(&disk, IDENTITY_FILE, &bad);
         assert!(refusal(open_as(&disk, NODE, Mode::Leader, "sled")).contains("'xyz'"));
     }
