@@ -97,7 +97,6 @@ pub trait TableView: Send {
 #[cfg(test)]
 mod contract;
 mod memory;
-mod overlay;
 mod sled;
 mod write_behind;
 

@@ -13,10 +13,17 @@
 //! - **Close.** sled flushes on drop. Its pool threads may hold the locked file a little longer, so
 //!   that opening waits for the lock, bounded.
 //! - Space is reclaimed as pages are rewritten, with or without sled's background flusher.
+//! - **Power cuts.** sled issues no barriers of its own, never syncs `blobs/`, and recovery skips in
+//!   silence over a page that it cannot find. `rows` therefore keeps every page too small for a file
+//!   of its own, and `ledger` keeps a sum over all rows that shows where any of them is missing or
+//!   old. `books` says when it is compared, and `boot` whether the machine went down.
+//! - **Damage.** sled panics over some of what it reads. Every call into it is caught, and ends the
+//!   table with one clear line.
 //!
-//! **Not guaranteed.** A crash of the process keeps the contract of [`Table`] in full. A power cut
-//! keeps it as far as the device keeps the order of writes between two checkpoints: sled issues no
-//! barriers of its own, and skips silently over a page whose own file did not reach the disk.
+//! **Not guaranteed.** A crash of the process keeps the contract of [`Table`] in full. After a power
+//! cut the table opens as the contract says, or is refused: sled may reuse parts of its file before
+//! what replaced them is on the device, and what that loses cannot be brought back. Rot in a large
+//! table may show only once the check beside the work has come to it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -25,14 +32,23 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::overlay::{ActiveView, SledView, Views};
 use super::{Table, TableBatch, TableError, TableView};
+use crate::runtime::Runtime;
+
+mod books;
+mod boot;
+mod ledger;
+mod overlay;
+mod rows;
+
+use self::books::Books;
+use self::overlay::{ActiveView, SledView, Views};
 
 /// How often opening tries for the lock, and the pause between two tries: one second in all, far
 /// longer than sled's threads hold on to a file after a close.
@@ -41,18 +57,29 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 const SEGMENT_BYTES: usize = 2 << 20;
 
+/// A table whose files are no longer than this in all is checked before it is served: it takes some
+/// hundred milliseconds at most.
+const CHECKED_AT_OPEN_BYTES: u64 = 256 << 20;
+
+/// The pause between two steps of a check beside the work, so that it takes a fraction of one core.
+const CHECK_PAUSE: Duration = Duration::from_millis(1);
+
 /// sled as a table.
 pub struct SledTable {
     inner: Arc<Inner>,
 }
 
 /// What a table and its view share. The view holds it weakly, so that dropping the table closes it.
-pub(super) struct Inner {
-    pub(super) db: sled::Db,
+struct Inner {
+    db: sled::Db,
     /// Held by every apply and by every page of a view.
-    pub(super) views: Mutex<Views>,
-    pub(super) overlay_bytes: u64,
+    views: Mutex<Views>,
+    overlay_bytes: u64,
     dir: PathBuf,
+    /// Taken after `views`.
+    books: Mutex<Books>,
+    /// How the table failed, once it has: sled is not called again after that.
+    failed: OnceLock<TableError>,
     /// sled's data file, opened again at once after sled did, so that no failed write-back of it
     /// goes unreported to our syncs.
     data_file: File,
@@ -64,6 +91,8 @@ pub(super) struct Inner {
 struct Checkpoints {
     /// Why the last one failed: after a failed sync nothing is known, and none is tried again.
     failed: Option<TableError>,
+    /// How many batches the last one made durable.
+    batches: u64,
     /// Names of page files that an earlier checkpoint synced. sled never writes to one again, and
     /// never uses its name again while it is open.
     synced: BTreeSet<OsString>,
@@ -73,17 +102,69 @@ impl SledTable {
     /// Opens or creates the table in `dir`. `cache_bytes` bounds sled's page cache, `overlay_bytes`
     /// what a view may keep.
     pub fn open(dir: &Path, cache_bytes: u64, overlay_bytes: u64) -> Result<SledTable, TableError> {
-        let db = open_unlocked(&config(dir, cache_bytes))?;
-        let data_file = File::open(dir.join("db"))?;
-        let inner = Inner {
+        SledTable::open_checked(dir, cache_bytes, overlay_bytes, CHECKED_AT_OPEN_BYTES)
+    }
+
+    /// [`SledTable::open`], with another size up to which all rows are read first.
+    pub(super) fn open_checked(
+        dir: &Path,
+        cache_bytes: u64,
+        overlay_bytes: u64,
+        checked_bytes: u64,
+    ) -> Result<SledTable, TableError> {
+        let config = config(dir, cache_bytes);
+        let db = open_unlocked(&config)?;
+        let within = |error| match error {
+            TableError::Damaged(what) => damaged(&config, &what),
+            other => other,
+        };
+        let books = caught(|| Books::open(&db)).map_err(within)?;
+        let inner = Arc::new(Inner {
             db,
             views: Mutex::new(Views::default()),
             overlay_bytes,
             dir: dir.to_owned(),
-            data_file,
+            books: Mutex::new(books),
+            failed: OnceLock::new(),
+            data_file: File::open(dir.join("db"))?,
             checkpoints: Mutex::default(),
-        };
-        Ok(SledTable { inner: Arc::new(inner) })
+        });
+        let check_first = boot::went_down(dir)? || bytes_in(dir)? <= checked_bytes;
+        inner.books.lock().begin_check();
+        if check_first {
+            while inner.check_step().map_err(within)? {}
+        } else {
+            let table = Arc::downgrade(&inner);
+            Runtime::real().thread("table-check", move || check_beside_the_work(&table))?;
+        }
+        boot::mark(dir)?;
+        Ok(SledTable { inner })
+    }
+}
+
+#[cfg(test)]
+impl SledTable {
+    /// Waits until the check that began at the open is done.
+    pub(super) fn check_to_its_end(&self) -> Result<(), TableError> {
+        while self.inner.check_step()? {}
+        self.inner.guarded(|| Ok(()))
+    }
+}
+
+/// Compares all rows with the ledger while the table is used, until it is closed.
+fn check_beside_the_work(table: &Weak<Inner>) {
+    loop {
+        let Some(table) = table.upgrade() else { return };
+        match table.check_step() {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::error!(%error, "the check of the table found damage");
+                return;
+            }
+        }
+        drop(table);
+        pause(CHECK_PAUSE);
     }
 }
 
@@ -118,7 +199,7 @@ fn open_unlocked(config: &sled::Config) -> Result<sled::Db, TableError> {
         match opened {
             Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
                 tries += 1;
-                pause();
+                pause(LOCK_PAUSE);
             }
             Err(error @ sled::Error::Corruption { .. }) => {
                 return Err(damaged(config, &error.to_string()));
@@ -136,10 +217,21 @@ fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
 }
 
-// Never in a simulated world, which has no sled; and opening runs before the node does.
+// Never in a simulated world, which has no sled; and never on a thread that serves requests.
 #[allow(clippy::disallowed_methods)]
-fn pause() {
-    std::thread::sleep(LOCK_PAUSE);
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
+
+/// Runs work that calls sled, and makes damage of a panic there.
+fn caught<T>(work: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(TableError::Damaged(
+            "sled panicked over what its files hold; restore this node's data directory from a \
+             copy, or replace the node"
+                .to_owned(),
+        ))
+    })
 }
 
 impl From<sled::Error> for TableError {
@@ -154,7 +246,7 @@ impl From<sled::Error> for TableError {
 
 impl Table for SledTable {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TableError> {
-        Ok(self.inner.db.get(key)?.map(|value| Bytes::copy_from_slice(&value)))
+        self.inner.guarded(|| rows::get(&self.inner.db, key))
     }
 
     fn scan(
@@ -163,32 +255,38 @@ impl Table for SledTable {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        let mut rows = Vec::new();
-        for row in self.inner.range(from, to).take(limit) {
-            let (key, value) = row?;
-            rows.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
-        }
-        Ok(rows)
+        self.inner.guarded(|| {
+            let mut found = Vec::new();
+            for row in self.inner.range(from, to) {
+                if found.len() >= limit {
+                    break;
+                }
+                let (row, stored) = row?;
+                // A row that has gone meanwhile was not there at the instant after that.
+                if let Some(value) = rows::read(&self.inner.db, &row, stored)? {
+                    found.push((Bytes::copy_from_slice(rows::key_of(&row)), value));
+                }
+            }
+            Ok(found)
+        })
     }
 
     fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError> {
-        let keys = self.inner.range(from, to).take(limit);
-        keys.map(|row| Ok(Bytes::copy_from_slice(&row?.0))).collect()
+        self.inner.guarded(|| {
+            let rows = self.inner.range(from, to).take(limit);
+            rows.map(|row| Ok(Bytes::copy_from_slice(rows::key_of(&row?.0)))).collect()
+        })
     }
 
     fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
-        let mut views = self.inner.views.lock();
-        if let Some(view) = &mut views.active {
-            view.keep_old_rows(&self.inner, &batch)?;
-        }
-        let mut changes = sled::Batch::default();
-        for (key, value) in batch.changes {
-            match value {
-                Some(value) => changes.insert(&key[..], &value[..]),
-                None => changes.remove(&key[..]),
+        self.inner.guarded(|| {
+            let mut views = self.inner.views.lock();
+            if let Some(view) = &mut views.active {
+                view.keep_old_rows(&self.inner, &batch)?;
             }
-        }
-        Ok(self.inner.db.apply_batch(changes)?)
+            let changes = self.inner.books.lock().write(&self.inner.db, batch)?;
+            Ok(self.inner.db.apply_batch(changes)?)
+        })
     }
 
     fn checkpoint(&self) -> Result<(), TableError> {
@@ -196,7 +294,7 @@ impl Table for SledTable {
         if let Some(error) = &checkpoints.failed {
             return Err(error.clone());
         }
-        let done = self.inner.checkpoint(&mut checkpoints.synced);
+        let done = self.inner.guarded(|| self.inner.checkpoint(&mut checkpoints));
         checkpoints.failed = done.clone().err();
         done
     }
@@ -210,19 +308,51 @@ impl Table for SledTable {
 }
 
 impl Inner {
-    /// Bounds the wrong way round hold nothing; sled is not asked what it makes of them.
-    fn range(&self, from: &[u8], to: &[u8]) -> sled::Iter {
-        self.db.range::<&[u8], _>((Bound::Included(from), Bound::Excluded(to.max(from))))
+    /// Calls sled, unless the table has failed; what fails or panics there ends the table.
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
+        if let Some(error) = self.failed.get() {
+            return Err(error.clone());
+        }
+        let done = caught(work);
+        match &done {
+            Ok(_) | Err(TableError::ViewOverrun { .. } | TableError::ViewEnded) => {}
+            Err(error) => drop(self.failed.set(self.named(error))),
+        }
+        done.map_err(|error| self.named(&error))
     }
 
-    fn checkpoint(&self, synced: &mut BTreeSet<OsString>) -> Result<(), TableError> {
-        // While no batch is being applied, every page file there is is complete.
-        let page_files = {
+    /// The error with the directory that it is about.
+    fn named(&self, error: &TableError) -> TableError {
+        match error {
+            TableError::Damaged(what) => {
+                TableError::Damaged(format!("{}: {what}", self.dir.display()))
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// One step of the check; false once it is done.
+    fn check_step(&self) -> Result<bool, TableError> {
+        self.guarded(|| {
             let _no_apply = self.views.lock();
-            files_in(&self.dir.join("blobs"))?
+            self.books.lock().check_step(&self.db)
+        })
+    }
+
+    /// Bounds the wrong way round hold nothing; sled is not asked what it makes of them.
+    fn range(&self, from: &[u8], to: &[u8]) -> sled::Iter {
+        let (from, to) = (rows::row_key(from), rows::row_key(to.max(from)));
+        self.db.range::<&[u8], _>((Bound::Included(&from[..]), Bound::Excluded(&to[..])))
+    }
+
+    fn checkpoint(&self, checkpoints: &mut Checkpoints) -> Result<(), TableError> {
+        // While no batch is being applied, every page file there is is complete.
+        let (page_files, batches) = {
+            let _no_apply = self.views.lock();
+            (files_in(&self.dir.join("blobs"))?, self.books.lock().batches)
         };
         // The log refers to them, so that they go first.
-        for name in page_files.difference(synced) {
+        for name in page_files.difference(&checkpoints.synced) {
             sync_file(&self.dir.join("blobs").join(name))?;
         }
         File::open(self.dir.join("blobs"))?.sync_all()?;
@@ -235,9 +365,32 @@ impl Inner {
         // The table's own name, in the directory above it.
         let parent = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
-        *synced = page_files;
+        checkpoints.synced = page_files;
+        checkpoints.batches = batches;
         Ok(())
     }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let all_synced = self.failed.get().is_none()
+            && self.checkpoints.get_mut().batches == self.books.get_mut().batches;
+        // sled still closes after this, but has nothing left to write that matters.
+        if all_synced && let Err(error) = boot::unmark(&self.dir) {
+            tracing::warn!(%error, "the next start after a restart of the machine checks the table");
+        }
+    }
+}
+
+/// How long all files of a table are.
+fn bytes_in(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for dir in [dir, &dir.join("blobs")] {
+        for entry in fs::read_dir(dir)? {
+            bytes += entry?.metadata()?.len();
+        }
+    }
+    Ok(bytes)
 }
 
 fn files_in(dir: &Path) -> io::Result<BTreeSet<OsString>> {

@@ -44,6 +44,103 @@ fn sled_lets_go_of_kept_rows_as_the_view_passes_them() {
     assert_eq!(seen, (0..1_000).map(|i| row(i, "old")).collect::<Vec<_>>());
 }
 
+/// Rows below and above every size at which sled or the table stores them in another way.
+fn rows_of_all_sizes() -> Vec<(Bytes, Bytes)> {
+    let sizes = [0, 1, 100, 4_000, 16_384, 16_385, 30_000, 100_000, 1 << 20];
+    let row = |(i, size): (usize, &usize)| (bytes(format!("{i:03}")), Bytes::from(vec![7; *size]));
+    sizes.iter().cycle().take(60).enumerate().map(row).collect()
+}
+
+#[test]
+fn no_row_of_sled_lies_in_a_file_that_a_power_cut_takes() {
+    let engine = Sled::new();
+    let table = engine.open();
+    let in_files = || {
+        let blobs = std::fs::read_dir(engine.dir.path().join("table/blobs"));
+        blobs.expect("sled's own directory").count()
+    };
+    put_all(&*table, rows_of_all_sizes());
+    assert_eq!(in_files(), 0);
+    assert_eq!(all(&*table), rows_of_all_sizes().into_iter().collect());
+    // Written again and removed in turn, so that pages are rewritten whole.
+    for round in 0..6 {
+        for (i, (key, value)) in rows_of_all_sizes().into_iter().enumerate() {
+            let change = (!(i + round).is_multiple_of(3)).then_some(value);
+            table.apply(batch([(key, change)])).expect("applied");
+        }
+        table.checkpoint().expect("a checkpoint");
+        assert_eq!(in_files(), 0, "round {round}");
+    }
+    // What large values were made of goes with them.
+    let keys = rows_of_all_sizes().into_iter().map(|(key, _)| (key, None));
+    table.apply(batch(keys)).expect("applied");
+    drop(table);
+    assert_eq!(raw(&engine).len(), 1, "more than the ledger is left");
+}
+
+/// sled itself, under the table.
+fn raw(engine: &Sled) -> ::sled::Db {
+    let config = ::sled::Config::new().path(engine.dir.path().join("table")).segment_size(2 << 20);
+    (0..1_000)
+        .find_map(|_| {
+            thread::yield_now();
+            config.open().ok()
+        })
+        .expect("sled opens")
+}
+
+#[test]
+fn rows_that_sled_lost_in_silence_are_refused_and_no_older_row_is_served() {
+    type Damage = fn(&::sled::Db, &[u8]);
+    let kinds: [(&str, Damage); 3] = [
+        ("a row that is missing", |db, key| drop(db.remove(key).expect("removed"))),
+        ("a row that is older", |db, key| drop(db.insert(key, &b"\0old"[..]).expect("put"))),
+        ("a row from nowhere", |db, _| {
+            drop(db.insert(&b"\x01zzz"[..], &b"\0new"[..]).expect("put"))
+        }),
+    ];
+    for (kind, damage) in kinds {
+        let engine = Sled::new();
+        let table = engine.open();
+        put_all(&*table, rows_of_all_sizes());
+        drop(table);
+        let db = raw(&engine);
+        let keys: Vec<_> = db.iter().keys().map(|key| key.expect("a key")).collect();
+        damage(&db, &keys[keys.len() / 2]);
+        drop(db);
+        let path = engine.dir.path().join("table");
+        let refused = SledTable::open(&path, 1 << 20, 1 << 20).err().expect(kind).to_string();
+        assert!(refused.contains("damaged") && !refused.contains('\n'), "{kind}: {refused}");
+        assert!(refused.contains(&path.display().to_string()), "{kind}: {refused}");
+    }
+}
+
+#[test]
+fn a_table_too_large_to_check_first_is_checked_beside_the_work() {
+    let engine = Sled::new();
+    let path = engine.dir.path().join("table");
+    let open = || SledTable::open_checked(&path, 1 << 20, 1 << 20, 0).expect("it opens");
+    let row = |i: u32| (bytes(format!("{i:05}")), bytes(format!("value {i}")));
+    let table = open();
+    put_all(&table, (0..3_000).map(row));
+    drop(table);
+    // Written to while it is checked: nothing is wrong, and nothing is found.
+    let table = open();
+    for i in 0..3_000 {
+        table.apply(batch([(row(i).0, (i % 2 == 0).then(|| row(i + 1).1))])).expect("applied");
+    }
+    table.check_to_its_end().expect("all is right");
+    drop(table);
+    let db = raw(&engine);
+    db.remove(b"\x0102998").expect("removed");
+    drop(db);
+    let table = open();
+    put_all(&table, (0..100).map(row));
+    table.check_to_its_end().expect_err("a row is missing");
+    let error = table.get(b"00001").expect_err("nothing is served after that");
+    assert!(error.to_string().contains("damaged"), "{error}");
+}
+
 #[test]
 fn sled_opens_again_right_after_a_close_also_under_a_view() {
     let engine = Sled::new();

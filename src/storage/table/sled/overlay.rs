@@ -15,8 +15,8 @@ use std::sync::Weak;
 
 use bytes::Bytes;
 
-use super::sled::Inner;
-use super::{TableBatch, TableError, TableView};
+use super::{Inner, rows};
+use crate::storage::table::{TableBatch, TableError, TableView};
 
 /// What a kept row costs beyond its bytes: the map's entry and two handles.
 const ENTRY_BYTES: u64 = 128;
@@ -60,7 +60,7 @@ impl ActiveView {
             if behind || self.overlay.contains_key(key) {
                 continue;
             }
-            let old = table.db.get(key)?.map(|value| Bytes::copy_from_slice(&value));
+            let old = rows::get(&table.db, key)?;
             // A batch's keys may be slices of a large message, which keeping one would keep alive.
             let key = Bytes::copy_from_slice(key);
             self.kept_bytes += entry_bytes(&key, &old);
@@ -74,13 +74,13 @@ impl ActiveView {
     }
 
     fn next_page(&mut self, db: &sled::Db, max_bytes: usize) -> Result<Page, TableError> {
-        let after = self.cursor.clone();
-        let after = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut now = db.range::<&[u8], _>((after, Bound::Unbounded)).peekable();
+        let (first, after) = (rows::row_key(b""), self.cursor.as_deref().map(rows::row_key));
+        let from = after.as_deref().map_or(Bound::Included(&first[..]), Bound::Excluded);
+        let mut now = db.range::<&[u8], _>((from, Bound::Excluded(&rows::ROWS_END[..]))).peekable();
         let mut page = Page { rows: Vec::new(), at_end: false };
         let mut bytes = 0;
         while bytes < max_bytes.max(1) {
-            let Some((key, value)) = self.next_row(&mut now)? else {
+            let Some((key, value)) = self.next_row(db, &mut now)? else {
                 page.at_end = true;
                 break;
             };
@@ -97,18 +97,20 @@ impl ActiveView {
     /// place of the row where there was none. A kept row is let go as it is read.
     fn next_row(
         &mut self,
+        db: &sled::Db,
         now: &mut Peekable<sled::Iter>,
     ) -> Result<Option<(Bytes, Option<Bytes>)>, TableError> {
         let kept_first = match (now.peek(), self.overlay.first_key_value()) {
-            (Some(Ok((key, _))), Some((kept, _))) => kept[..].cmp(key),
+            (Some(Ok((row, _))), Some((kept, _))) => kept[..].cmp(rows::key_of(row)),
             (Some(_), _) => Ordering::Greater,
             (None, _) => Ordering::Less,
         };
         if kept_first.is_gt() {
             let Some(row) = now.next() else { return Ok(None) };
-            let (key, value) = row?;
-            let value = Bytes::copy_from_slice(&value);
-            return Ok(Some((Bytes::copy_from_slice(&key), Some(value))));
+            let (row, stored) = row?;
+            // Nothing is applied meanwhile, so that the row's parts are there.
+            let value = rows::read(db, &row, stored)?;
+            return Ok(Some((Bytes::copy_from_slice(rows::key_of(&row)), value)));
         }
         if kept_first.is_eq() {
             now.next();
@@ -155,7 +157,7 @@ impl TableView for SledView {
         if active.overrun {
             return Err(TableError::ViewOverrun { limit_bytes: table.overlay_bytes });
         }
-        let page = active.next_page(&table.db, max_bytes)?;
+        let page = table.guarded(|| active.next_page(&table.db, max_bytes))?;
         if page.at_end {
             self.at_end = true;
             views.active = None;
