@@ -16,6 +16,7 @@ pub mod nemesis;
 pub mod process;
 mod progress;
 pub mod proxy;
+pub mod real_files;
 mod report;
 pub mod results;
 mod stats;
