@@ -283,7 +283,9 @@ async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
     let config = settings::config(&options.settings)
         .map_err(|error| StartError::Other(format!("the leader settings: {error}")))?;
     let network = Network::new(runtime.clone(), options.transport, &options.settings);
-    let log = LogStore::new(options.log, runtime.clone(), index, options.log_cache_bytes);
+    let truncations = options.metrics.raft_log_truncations.clone();
+    let cache_bytes = options.log_cache_bytes;
+    let log = LogStore::new(options.log, runtime.clone(), index, cache_bytes, truncations);
     let state_machine = StateMachine(machine.clone());
     let raft = Raft::new(options.node, Arc::new(config), network, log.clone(), state_machine)
         .await

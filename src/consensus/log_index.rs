@@ -1,15 +1,10 @@
-//! Where each entry of the Raft log lies in the commit log, and the small state beside it.
-//!
-//! The commit log only ever grows at its end, so the Raft log is what its records say in order: an
-//! entry extends it, a truncation cuts its end, a purge cuts its start. An entry that is already
-//! there and comes again was written again, unchanged, to free the segments before it.
+//! Where each entry of the Raft log lies in the commit log, and the small state beside it. How it is
+//! found again when the commit log is opened: see [`super::log_replay`].
 
 use std::collections::VecDeque;
 
-use super::codec;
 use super::raft_types::{LogId, Vote};
-use crate::planted::{self, Bug};
-use crate::storage::log::{Kind, Position, ReplayedRecord};
+use crate::storage::log::Position;
 
 /// The Raft log's shape, without its entries.
 #[derive(Default)]
@@ -21,8 +16,8 @@ pub(super) struct LogIndex {
     pub(super) purged: Option<LogId>,
     /// The last entry, or `purged` where there is none.
     pub(super) last: Option<LogId>,
-    first: u64,
-    positions: VecDeque<Position>,
+    pub(super) first: u64,
+    pub(super) positions: VecDeque<Position>,
 }
 
 impl LogIndex {
@@ -103,74 +98,5 @@ impl LogIndex {
             self.last = Some(upto);
         }
         self.purged = Some(upto);
-    }
-
-    /// Takes a record while the commit log is opened; other kinds are ignored.
-    pub(super) fn replay(&mut self, record: ReplayedRecord<'_>) -> Result<(), String> {
-        let decoded = match record.kind {
-            Kind::RaftEntry => return self.replay_entry(record),
-            Kind::RaftVote => codec::decode("a vote", record.payload).map(|vote| {
-                self.vote = Some(vote);
-            }),
-            Kind::RaftCommitted => codec::decode("a commit position", record.payload).map(|id| {
-                self.committed = Some(id);
-            }),
-            Kind::RaftTruncate if planted::is(Bug::LogTruncationForgotten) => Ok(()),
-            Kind::RaftTruncate => codec::decode("a truncation", record.payload).map(|last| {
-                self.truncate_after(last);
-                if self.positions.is_empty() {
-                    // Where the entries before it are gone, `finish` must know.
-                    self.last = last.max(self.purged);
-                }
-            }),
-            Kind::RaftPurged => codec::decode("a purge position", record.payload).map(|upto| {
-                self.purge(upto);
-            }),
-            Kind::ReplicaWrites | Kind::VersionCeiling => Ok(()),
-        };
-        decoded.map_err(|error| error.to_string())
-    }
-
-    fn replay_entry(&mut self, record: ReplayedRecord<'_>) -> Result<(), String> {
-        let log_id = codec::peek_log_id(record.payload).map_err(|error| error.to_string())?;
-        let index = log_id.index;
-        if self.positions.is_empty() {
-            // What came before may have been cut off with its segments; `finish` looks for gaps.
-            self.first = index;
-        }
-        if index < self.first {
-            // A rewrite whose first copy was cut off in part: all of it follows.
-            self.first = index;
-            self.positions.clear();
-        }
-        if index == self.next() {
-            self.push(log_id, record.position);
-        } else if index < self.next() {
-            self.moved(index, record.position);
-        } else {
-            return Err(format!("Raft entry {index} follows entry {}", self.next() - 1));
-        }
-        Ok(())
-    }
-
-    /// Checks what a replay gave, once all records were taken.
-    pub(super) fn finish(mut self) -> Result<LogIndex, String> {
-        let base = self.purged.map_or(0, |purged| purged.index + 1);
-        let missing = self.positions.is_empty() && self.last.is_some_and(|last| last.index >= base);
-        if self.positions.is_empty() && !missing {
-            self.first = base;
-            self.last = self.purged;
-            return Ok(self);
-        }
-        if missing || self.first > base {
-            return Err(format!(
-                "the Raft log begins at entry {} where entry {base} is expected",
-                self.first
-            ));
-        }
-        while self.first < base && self.positions.pop_front().is_some() {
-            self.first += 1;
-        }
-        Ok(self)
     }
 }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend};
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, oneshot};
 
 use super::codec;
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     cache_bytes: u64,
     pub(super) state: Mutex<State>,
     progress: Arc<Progress>,
+    /// Counts the times the log lost its end.
+    truncations: Counter,
 }
 
 /// How far the appends of entries are, as their completions say. They hold this and nothing more:
@@ -145,6 +148,7 @@ impl LogStore {
         runtime: Runtime,
         recovered: LogIndex,
         cache_bytes: u64,
+        truncations: Counter,
     ) -> LogStore {
         let committed = recovered.committed;
         let state = State {
@@ -155,7 +159,7 @@ impl LogStore {
             committed,
         };
         let (state, progress) = (Mutex::new(state), Arc::default());
-        LogStore(Arc::new(Shared { log, runtime, cache_bytes, state, progress }))
+        LogStore(Arc::new(Shared { log, runtime, cache_bytes, state, progress, truncations }))
     }
 
     /// Writes the small state again at the end of the log, and the entries too where they are few,
@@ -163,7 +167,7 @@ impl LogStore {
     pub(super) async fn release(&self) -> io::Result<()> {
         let few = self.few_entries().await?;
         let (completion, durable) = durability();
-        let (moves, first_position) = {
+        let (moves, needed) = {
             let mut state = self.0.state.lock();
             let mut records = state.state_records()?;
             let small = records.len();
@@ -176,14 +180,17 @@ impl LogStore {
             let (first, entries) = few.map_or((0, Vec::new()), |few| (few.first, few.records));
             state.index.committed = state.committed;
             records.extend(entries.into_iter().map(|entry| record(Kind::RaftEntry, entry)));
-            // Where there is nothing yet, nothing is needed: others use the log too.
             let positions = self.0.log.append(records, completion);
             let entries = (first..).zip(positions.iter().skip(small));
             let moves = entries.map(|(index, to)| (index, state.index.position(index), *to));
-            (moves.collect::<Vec<_>>(), positions.first().copied())
+            let moves: Vec<_> = moves.collect();
+            // What is needed is decided by what these records will say, not by what happens until
+            // they are durable: a purge that comes meanwhile may be lost in a crash.
+            let stays = if moves.is_empty() { state.index.lowest_position() } else { None };
+            (moves, stays.into_iter().chain(positions.first().copied()).min())
         };
         durable.await?;
-        let needed = {
+        let lowest = {
             let mut state = self.0.state.lock();
             for (index, from, to) in moves {
                 // Readers find it there only now; one that was replaced meanwhile lies elsewhere.
@@ -191,10 +198,11 @@ impl LogStore {
                     state.index.moved(index, to);
                 }
             }
-            state.index.lowest_position().into_iter().chain(first_position).min()
+            state.index.lowest_position()
         };
-        let needed = needed.unwrap_or_else(|| self.0.log.end());
         let log = self.0.log.clone();
+        // Where there is nothing yet, nothing is needed: others use the log too.
+        let needed = needed.into_iter().chain(lowest).min().unwrap_or_else(|| log.end());
         let release = move || log.release(LogUser::Raft, needed).map_err(io::Error::other);
         self.0.runtime.blocking(release).await
     }
@@ -380,6 +388,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             state.index.truncate_after(last);
             state.trim_cache();
         };
+        self.0.truncations.inc();
         self.write(Kind::RaftTruncate, payload, change).await
     }
 

@@ -23,6 +23,7 @@ mod group;
 mod inbound;
 mod log_index;
 mod log_reader;
+mod log_replay;
 mod log_store;
 mod messages;
 mod network;
@@ -186,12 +187,12 @@ pub struct ConsensusOptions {
 /// Takes the group's records while the commit log is opened.
 #[derive(Default)]
 pub struct RaftReplay {
-    index: log_index::LogIndex,
+    index: log_replay::LogReplay,
 }
 
 impl RaftReplay {
     /// Takes a record of one of the Raft kinds; others are ignored.
     pub fn take(&mut self, record: ReplayedRecord<'_>) -> Result<(), String> {
-        self.index.replay(record)
+        self.index.take(record)
     }
 }

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub read_index_rounds: Counter,
     /// Times this node became the leader.
     pub elections_won: Counter,
+    /// Times the consensus log lost its end to another leader's.
+    pub raft_log_truncations: Counter,
     /// Snapshots sent and installed.
     pub snapshots_sent: Counter,
     pub snapshots_installed: Counter,
@@ -98,6 +100,7 @@ impl Metrics {
             requests_in_flight: Gauge::default(),
             read_index_rounds: counter(r, "read_index_rounds", "Leader confirmations for reads"),
             elections_won: counter(r, "elections_won", "Times this node became the leader"),
+            raft_log_truncations: counter(r, "raft_log_truncations", "Log ends given up"),
             snapshots_sent: counter(r, "snapshots_sent", "Snapshots sent to followers"),
             snapshots_installed: counter(r, "snapshots_installed", "Snapshots installed"),
             writes_forwarded: counter(r, "writes_forwarded", "Writes passed on to the leader"),

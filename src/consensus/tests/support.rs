@@ -51,7 +51,7 @@ pub fn open_log(
 pub fn open_store(disk: &SimDisk, runtime: &Runtime, cache_bytes: u64) -> LogStore {
     let (log, replay) = open_log(disk, runtime).expect("the log opens");
     let index = replay.index.finish().expect("the log is whole");
-    LogStore::new(log, runtime.clone(), index, cache_bytes)
+    LogStore::new(log, runtime.clone(), index, cache_bytes, Default::default())
 }
 
 pub fn open_table(disk: &SimDisk) -> Arc<MemoryTable> {
