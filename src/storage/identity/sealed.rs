@@ -3,8 +3,9 @@
 //! **Why it exists.** A flipped bit in a number of such a file still is a number: without a checksum
 //! it would make another node, or another cluster, of this one in silence.
 //!
-//! **Guarantees.** A file is replaced whole. What is read is what was written, or is refused; files
-//! from before there were checksums are taken as they are.
+//! **Guarantees.** A file is replaced whole. What is read is what was written, or is refused, also
+//! where the checksum is not there: two flipped bits, one of them in the checksum's name, must not
+//! pass for a file that never had one.
 
 use std::fmt::Display;
 use std::io;
@@ -51,6 +52,9 @@ pub(super) fn read<T: DeserializeOwned + Serialize>(
     }
     let contents: T = serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))?;
     let checksum = checksum(&contents).map_err(|error| unreadable(&error))?;
+    if head.checksum.is_none() {
+        return Err(unreadable(&"it has no checksum"));
+    }
     if head.checksum.is_some_and(|written| written != checksum) {
         return Err(unreadable(&"its checksum does not match"));
     }
