@@ -139,6 +139,14 @@ mod switch {
         work()
     }
 
+    /// Does `work` without the bug that is planted, and plants it again.
+    pub fn without<T>(work: impl FnOnce() -> T) -> T {
+        let bug = PLANTED.take();
+        let done = work();
+        PLANTED.set(bug);
+        done
+    }
+
     /// Whether `bug` is planted in this thread.
     #[inline]
     pub fn is(bug: Bug) -> bool {
@@ -147,7 +155,7 @@ mod switch {
 }
 
 #[cfg(any(test, feature = "planted-bugs"))]
-pub use switch::{is, plant, with};
+pub use switch::{is, plant, with, without};
 
 /// Whether `bug` is planted: never, in this build.
 #[cfg(not(any(test, feature = "planted-bugs")))]

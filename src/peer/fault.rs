@@ -11,7 +11,10 @@
 //!
 //! **Harsher than links.** Duplicated and reordered requests break what [`super::Transport`] promises:
 //! at most once, in order. That is on purpose. A link may be remade between two requests, a caller may
-//! ask again, and nothing above may rely for *safety* on what only one TCP connection gives.
+//! ask again, and nothing above may rely for *safety* on what only one TCP connection gives. One
+//! exception: of a Raft append only the copy is reordered. The consensus library sends appends in a
+//! pipeline and takes an answer that contradicts an earlier one for a follower that lost its log
+//! (`allow_log_reversion`); on a link in order that is what it is.
 //!
 //! **Does not do** damaged bytes: the transports below keep those from callers.
 
@@ -23,6 +26,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::{Request, Service};
 use crate::runtime::watch;
 use crate::types::NodeId;
 
@@ -242,7 +246,8 @@ impl FaultPlan {
     }
 
     /// Decides on a request of so many bytes.
-    fn judge_request(&self, from: NodeId, to: NodeId, bytes: usize) -> Fate {
+    fn judge_request(&self, from: NodeId, request: &Request) -> Fate {
+        let (to, bytes) = (request.to, request.body.len());
         let plan = &mut *self.0.plan.lock();
         let Some(fault) = plan.faults.get(&(from, to)).copied() else {
             return Fate::Passes(Passage::default());
@@ -256,7 +261,8 @@ impl FaultPlan {
         }
         match fate {
             Fate::Passes(passage) => {
-                let astray = plan.astray(&fault);
+                let stays = request.service == Service::RaftAppend;
+                let astray = if stays { None } else { plan.astray(&fault) };
                 Fate::Passes(Passage { duplicated, astray, ..passage })
             }
             other => other,

@@ -1,151 +1,273 @@
-//! Clients of a simulated world: they put and get through every node, and note what they were told.
+//! Clients of a simulated world: they ask through every node, and note what they were told.
+//!
+//! A client has one request under way at a time. It holds on to one node most of the time, works in
+//! bursts, remembers versions for its conditional writes, and sometimes leaves in the middle of a
+//! request and never comes back: another client, with another id, takes its place.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
-use http::{Request, StatusCode, header};
-use http_body_util::BodyExt;
-use parking_lot::Mutex;
-
-use super::verdict::{ReadSeen, WriteSeen};
+use super::request::{Patience, read_answer, request_of, send, send_nonsense};
 use super::world::Shared;
-use crate::types::{NodeId, Outcome, Version};
+use crate::history::{Action, Ended, Op, ValueId};
+use crate::types::{Key, Level, Mode, NodeId, Version};
 
-/// How many keys the clients share: few, so that writes meet.
-const KEYS: u64 = 6;
+/// The prefix of every key that clients use.
+pub(super) const PREFIX: &str = "k/";
 
-/// A client's longest pause between two requests, in milliseconds.
-const LONGEST_PAUSE_MS: u64 = 30;
+/// Bytes of the longest key.
+const MAX_KEY_BYTES: usize = 64;
 
-/// How long a client waits for an answer. Longer than the request's own timeout, so that only a
-/// node that crashed leaves it without one.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+/// The shares of what clients do beside reading, in percent; the rest are puts.
+const DELETES: u64 = 8;
+const LISTS: u64 = 6;
+const CONDITIONAL: u64 = 14;
+const NONSENSE: u64 = 1;
 
-/// What all clients of a world saw.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub writes: Vec<WriteSeen>,
-    pub reads: Vec<ReadSeen>,
+/// How many of a hundred requests a client leaves in the middle, never to come back.
+const LEAVES: u64 = 2;
+
+/// A node's time for a request, in milliseconds, and how much longer a patient client waits.
+const TIMEOUTS_MS: [u64; 4] = [100, 400, 1_000, 2_000];
+const GRACE_MS: u64 = 500;
+
+/// How long a client's burst or rest lasts, in requests.
+const SPELL: u64 = 12;
+
+/// Every key of a world with `count` keys.
+pub(super) fn keys(count: u64) -> Result<Vec<Key>, String> {
+    let key = |number| Key::new(&format!("{PREFIX}{number:02}"), MAX_KEY_BYTES);
+    (0..count).map(|number| key(number).map_err(|error| error.to_string())).collect()
 }
 
-/// Every key that clients use.
-pub(super) fn keys() -> impl Iterator<Item = String> {
-    (0..KEYS).map(|number| format!("key/{number}"))
-}
+/// Gives every client its id.
+#[derive(Default)]
+pub(super) struct Ids(AtomicU32);
 
-/// Runs one client for `time`.
-pub(super) async fn run(
-    client: u64,
-    shared: Shared,
-    seen: std::sync::Arc<Mutex<Seen>>,
-    time: Duration,
-) {
-    let runtime = &shared.runtime;
-    let end = runtime.now() + time;
-    let mut count = 0;
-    while runtime.now() < end {
-        runtime.sleep(Duration::from_millis(1 + runtime.random_below(LONGEST_PAUSE_MS))).await;
-        let node = NodeId(1 + runtime.random_below(3) as u16);
-        let key = format!("key/{}", runtime.random_below(KEYS));
-        if runtime.random_below(2) == 0 {
-            let value = format!("client-{client}-{count}");
-            count += 1;
-            let write = write(&shared, node, &key, value).await;
-            seen.lock().writes.push(write);
-        } else if let Some(read) = read(&shared, node, &key, false).await {
-            seen.lock().reads.push(read);
-        }
+impl Ids {
+    pub fn next(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
-async fn write(shared: &Shared, node: NodeId, key: &str, value: String) -> WriteSeen {
-    shared.say(format_args!("put {key} {value} at {node}"));
-    let request = Request::put(format!("/v1/kv/{key}?timeout=1s")).body(Body::from(value.clone()));
-    let (outcome, version, status) = match send(shared, node, request).await {
-        Answer::Refused => (Outcome::NotApplied, None, 0),
-        Answer::Lost => (Outcome::Unknown, None, 0),
-        Answer::Got { status, version, .. } => {
-            let outcome = match status {
-                StatusCode::NO_CONTENT => Outcome::Done,
-                StatusCode::GATEWAY_TIMEOUT => Outcome::Unknown,
-                _ => Outcome::NotApplied,
-            };
-            (outcome, version.filter(|_| outcome == Outcome::Done), status.as_u16())
-        }
-    };
-    let at = version.map_or("-".to_owned(), |version| version.to_string());
-    shared.say(format_args!("put {key} {value} at {node}: {outcome} {status} {at}"));
-    WriteSeen { key: key.to_owned(), value, outcome, version }
+/// One seat at the table: a client, and whoever takes its place when it leaves.
+pub(super) async fn run(shared: Shared, ids: Arc<Ids>, seat: u32, keys: Arc<Vec<Key>>) {
+    let end = shared.runtime.now() + shared.plan.load;
+    while shared.runtime.now() < end {
+        let mut client = Client::new(&shared, ids.next(), seat, keys.clone());
+        while shared.runtime.now() < end && client.turn().await {}
+    }
 }
 
-/// Reads a key through a node at the mode's default level; `None` where it was not served.
-pub(super) async fn read(
-    shared: &Shared,
+struct Client<'a> {
+    shared: &'a Shared,
+    id: u32,
+    seq: u32,
     node: NodeId,
-    key: &str,
-    at_the_end: bool,
-) -> Option<ReadSeen> {
-    let request = Request::get(format!("/v1/kv/{key}?timeout=1s")).body(Body::empty());
-    let answer = send(shared, node, request).await;
-    let found = match answer {
-        Answer::Got { status: StatusCode::OK, version: Some(version), body } => {
-            Some((body, version))
-        }
-        Answer::Got { status: StatusCode::NOT_FOUND, .. } => None,
-        Answer::Got { status, .. } => {
-            shared.say(format_args!("get {key} at {node}: {status}"));
-            return None;
-        }
-        Answer::Refused | Answer::Lost => {
-            shared.say(format_args!("get {key} at {node}: no answer"));
-            return None;
-        }
-    };
-    match &found {
-        Some((value, version)) => {
-            shared.say(format_args!("get {key} at {node}: {value} {version}"));
-        }
-        None => shared.say(format_args!("get {key} at {node}: nothing")),
+    keys: Arc<Vec<Key>>,
+    /// The newest version the client saw of each key, for conditions.
+    seen: BTreeMap<Key, Version>,
+    /// Requests left of this spell, and whether it is a burst.
+    spell: (u64, bool),
+}
+
+/// A request that was decided on.
+struct Turn {
+    op: Op,
+    body: Vec<u8>,
+    w: Option<u16>,
+    page: usize,
+}
+
+impl<'a> Client<'a> {
+    fn new(shared: &'a Shared, id: u32, seat: u32, keys: Arc<Vec<Key>>) -> Client<'a> {
+        let node = NodeId(1 + (seat % u32::from(shared.plan.nodes)) as u16);
+        Client { shared, id, seq: 0, node, keys, seen: BTreeMap::new(), spell: (0, false) }
     }
-    Some(ReadSeen { key: key.to_owned(), found, at_the_end, node: node.0 })
+
+    fn below(&self, bound: u64) -> u64 {
+        self.shared.runtime.random_below(bound)
+    }
+
+    fn chance(&self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    /// Pauses, and makes one request; false where the client left for ever.
+    async fn turn(&mut self) -> bool {
+        self.pause().await;
+        let any = NodeId(1 + self.below(u64::from(self.shared.plan.nodes)) as u16);
+        let node = if self.chance(self.shared.plan.sticky_percent) { self.node } else { any };
+        if self.chance(NONSENSE) {
+            if let Err(problem) = send_nonsense(self.shared, node).await {
+                self.shared.broken("nonsense-accepted", problem);
+            }
+            self.shared.happened("client: nonsense");
+            return true;
+        }
+        let turn = self.decide(node);
+        let leaves = self.chance(LEAVES);
+        let op = self.ask(turn, leaves).await;
+        self.remember(&op);
+        self.shared.record(op);
+        if leaves {
+            self.shared.happened("client: leaves in the middle");
+        }
+        !leaves
+    }
+
+    async fn pause(&mut self) {
+        if self.spell.0 == 0 {
+            self.spell = (1 + self.below(SPELL), self.chance(50));
+        }
+        self.spell.0 -= 1;
+        let mean_ms = self.shared.plan.pause.as_millis() as u64;
+        // Bursts make up for the rests: the mean over both is the plan's.
+        let longest_ms = if self.spell.1 { mean_ms / 8 + 2 } else { mean_ms * 4 };
+        self.shared.runtime.sleep(Duration::from_millis(self.below(longest_ms))).await;
+    }
+
+    fn decide(&mut self, node: NodeId) -> Turn {
+        let key = self.keys[self.below(self.keys.len() as u64) as usize].clone();
+        let mode = self.shared.plan.mode;
+        let choice = self.below(100);
+        let (action, level, r) = if choice < self.shared.plan.read_percent {
+            let (level, r) = self.read_level();
+            (Action::Get, level, r)
+        } else if choice < self.shared.plan.read_percent + LISTS {
+            let (level, _) = self.read_level();
+            (Action::List, level, None)
+        } else if choice < self.shared.plan.read_percent + LISTS + DELETES {
+            (Action::Delete, Level::default_for(mode), None)
+        } else {
+            (Action::Put, Level::default_for(mode), None)
+        };
+        let now_us = self.shared.stamp_us();
+        let op = Op::begun(self.id, action, key, node.0, level, now_us);
+        let mut turn = Turn { op: Op { r, ..op }, body: Vec::new(), w: None, page: 1_000 };
+        match action {
+            Action::List => self.prepare_list(&mut turn),
+            Action::Put | Action::Delete => self.prepare_write(&mut turn),
+            Action::Get => {}
+        }
+        turn
+    }
+
+    /// Mostly the mode's default; weaker ones now and then.
+    fn read_level(&self) -> (Level, Option<u16>) {
+        let choice = self.below(100);
+        match self.shared.plan.mode {
+            Mode::Leader if choice < 75 => (Level::Linearizable, None),
+            Mode::Leader if choice < 82 => (Level::Quorum, None),
+            Mode::Leaderless if choice < 70 => (Level::Quorum, None),
+            Mode::Leaderless if choice < 78 => (Level::Quorum, Some(self.shared.plan.replicas)),
+            Mode::Leaderless if choice < 86 => (Level::Quorum, Some(1)),
+            Mode::Leader | Mode::Leaderless => (Level::Local, None),
+        }
+    }
+
+    fn prepare_list(&self, turn: &mut Turn) {
+        if let Ok(prefix) = Key::new(PREFIX, MAX_KEY_BYTES) {
+            turn.op.key = prefix;
+        }
+        turn.page = 1 + self.below(self.keys.len() as u64 + 2) as usize;
+    }
+
+    fn prepare_write(&mut self, turn: &mut Turn) {
+        if turn.op.action == Action::Put {
+            let value = ValueId { client: self.id, seq: self.seq };
+            self.seq += 1;
+            value.fill(self.below(self.shared.plan.value_bytes as u64) as usize, &mut turn.body);
+            turn.op.value = Some(crate::history::Value::Named(value));
+        }
+        match self.shared.plan.mode {
+            Mode::Leader if self.chance(CONDITIONAL) => match self.seen.get(&turn.op.key) {
+                Some(version) if self.chance(80) => turn.op.if_match = Some(*version),
+                _ => turn.op.if_absent = turn.op.action == Action::Put,
+            },
+            Mode::Leaderless if self.chance(5) => turn.w = Some(self.shared.plan.replicas),
+            Mode::Leader | Mode::Leaderless => {}
+        }
+    }
+
+    /// Sends the request, and reads what came back.
+    async fn ask(&self, turn: Turn, leaves: bool) -> Op {
+        let Turn { mut op, body, w, page } = turn;
+        let timeout_ms = TIMEOUTS_MS[self.below(TIMEOUTS_MS.len() as u64) as usize];
+        let wait_ms =
+            if leaves { 1 + self.below(timeout_ms.min(60)) } else { timeout_ms + GRACE_MS };
+        let patience = Patience { wait: Duration::from_millis(wait_ms), hangs_up: leaves };
+        match request_of(&op, body, w, Duration::from_millis(timeout_ms), page) {
+            Ok(request) => {
+                let answer = send(self.shared, NodeId(op.node), request, patience).await;
+                if let Err(problem) = read_answer(&mut op, answer) {
+                    self.shared.broken("contradictory-answer", problem);
+                }
+            }
+            Err(problem) => self.shared.broken("no-request", problem),
+        }
+        op.answered_us = self.shared.stamp_us();
+        op
+    }
+
+    fn remember(&mut self, op: &Op) {
+        match (op.ended, op.version) {
+            (Ended::Ok, Some(version)) if op.action == Action::Delete => {
+                self.seen.remove(&op.key);
+                let _ = version;
+            }
+            (_, Some(version)) => {
+                self.seen.insert(op.key.clone(), version);
+            }
+            (_, None) => {}
+        }
+    }
 }
 
-enum Answer {
-    /// The node is down: the request never reached it.
-    Refused,
-    /// No answer came: the node died with the request, or hangs.
-    Lost,
-    Got {
-        status: StatusCode,
-        version: Option<Version>,
-        body: String,
-    },
-}
-
-async fn send(
+/// Reads one key through a node, patiently, for the checks at the end.
+pub(super) async fn read_back(
     shared: &Shared,
+    client: u32,
     node: NodeId,
-    request: Result<Request<Body>, http::Error>,
-) -> Answer {
-    let (Some((service, runtime)), Ok(request)) =
-        (shared.routers.lock().get(&node).cloned(), request)
-    else {
-        return Answer::Refused;
-    };
-    let deadline = shared.runtime.now() + PATIENCE;
-    // A task of the node's, so that the request dies with the node.
-    let served = runtime.spawn(async move {
-        let response = service.answer(request).await;
-        let status = response.status();
-        let version = response
-            .headers()
-            .get(header::ETAG)
-            .and_then(|tag| tag.to_str().ok()?.trim_matches('"').parse().ok());
-        let body = response.into_body().collect().await.ok()?.to_bytes();
-        Some((status, version, String::from_utf8_lossy(&body).into_owned()))
-    });
-    match shared.runtime.deadline(deadline, served).await {
-        Some(Ok(Some((status, version, body)))) => Answer::Got { status, version, body },
-        _ => Answer::Lost,
+    key: &Key,
+    level: Level,
+) -> Op {
+    let now_us = shared.stamp_us();
+    let mut op = Op::begun(client, Action::Get, key.clone(), node.0, level, now_us);
+    op.readback = true;
+    ask_patiently(shared, op, Vec::new()).await
+}
+
+/// Writes one key through a node, for the checks at the end.
+pub(super) async fn write_at_the_end(
+    shared: &Shared,
+    client: u32,
+    seq: u32,
+    node: NodeId,
+    key: &Key,
+) -> Op {
+    let level = Level::default_for(shared.plan.mode);
+    let mut op = Op::begun(client, Action::Put, key.clone(), node.0, level, shared.stamp_us());
+    let (value, mut body) = (ValueId { client, seq }, Vec::new());
+    value.fill(0, &mut body);
+    op.value = Some(crate::history::Value::Named(value));
+    ask_patiently(shared, op, body).await
+}
+
+async fn ask_patiently(shared: &Shared, mut op: Op, body: Vec<u8>) -> Op {
+    let timeout = Duration::from_millis(1_000);
+    let patience = Patience { wait: timeout * 2, hangs_up: true };
+    match request_of(&op, body, None, timeout, 0) {
+        Ok(request) => {
+            let answer = send(shared, NodeId(op.node), request, patience).await;
+            if let Err(problem) = read_answer(&mut op, answer) {
+                shared.broken("contradictory-answer", problem);
+            }
+        }
+        Err(problem) => shared.broken("no-request", problem),
     }
+    op.answered_us = shared.stamp_us();
+    op
 }

@@ -1,201 +1,273 @@
-//! The world of a run: nodes on simulated disks and wires, one of which crashes and comes back.
+//! A simulated world from its beginning to its end: machines, wires, clients, faults, and what
+//! must hold once all is over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::clients::{self, Seen};
+use super::clients::{self, Ids};
+use super::coverage::Coverage;
+use super::ending;
+use super::machine::{Machine, Wires};
+use super::nemesis::Nemesis;
+use super::panics;
+use super::plan::{Fault, Plan};
 use super::trace::Trace;
-use super::verdict::{Broken, judge};
+use super::verdict::Broken;
 use super::{SimOptions, SimReport};
-use crate::api::{self, Api};
-use crate::config::{Engine, Settings};
-use crate::node::{Links, MEMORY_TABLE_FILE, Node, World};
+use crate::api;
+use crate::check;
+use crate::history::{Ended, Header, History, Op};
+use crate::peer::fault::FaultPlan;
 use crate::peer::memory::MemoryNetwork;
 use crate::runtime::{Instant, Runtime};
-use crate::storage::disk::{Disk, SimDisk};
-use crate::storage::table::{MemoryTable, Table};
 use crate::telemetry::Metrics;
-use crate::types::{NodeId, Outcome};
+use crate::types::NodeId;
 
-/// How many nodes a world has.
-const NODES: u16 = 3;
-
-/// How many clients put and get at a time.
-const CLIENTS: u64 = 4;
-
-/// What the nodes' wall clocks say when a world begins: 2025-01-01, in milliseconds since 1970.
+/// What the world's own clock says when it begins: 2025-01-01, in milliseconds since 1970.
 const WALL_AT_START_MS: u64 = 1_735_689_600_000;
 
-/// How long clients run, in simulated time.
-const LOAD: Duration = Duration::from_secs(6);
-
-/// How long a healed world has until it must serve every key through every node.
-const HEALING: Duration = Duration::from_secs(20);
+/// How often machines are looked after and faults begun and ended.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What clients reach each node that is up by: its router, and the runtime that requests run on, so
 /// that they die with the node. Clients find none where a node is down.
 pub(super) type Routers = Arc<Mutex<BTreeMap<NodeId, (api::Service, Runtime)>>>;
 
-/// What everything in a world shares.
+/// What everything in a world shares; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Shared {
     /// The world's own runtime: its clock, and the randomness of faults and clients.
     pub runtime: Runtime,
-    pub epoch: Instant,
-    pub trace: Trace,
+    pub plan: Arc<Plan>,
     pub routers: Routers,
+    epoch: Instant,
+    trace: Trace,
+    notes: Arc<Mutex<Notes>>,
+    /// The last stamp given, in microseconds since the world began.
+    last_stamp_us: Arc<AtomicU64>,
+}
+
+/// What is written down while a world runs.
+#[derive(Default)]
+struct Notes {
+    ops: Vec<Op>,
+    broken: Vec<Broken>,
+    coverage: Coverage,
 }
 
 impl Shared {
-    pub(super) fn say(&self, line: std::fmt::Arguments<'_>) {
+    /// Adds a line to the trace.
+    pub fn say(&self, line: std::fmt::Arguments<'_>) {
         self.trace.say(&self.runtime, self.epoch, line);
+    }
+
+    /// Microseconds since the world began; no two stamps are equal, so that the order of what
+    /// happens within one simulated millisecond is kept.
+    pub fn stamp_us(&self) -> u64 {
+        let now_us = self.runtime.now().saturating_duration_since(self.epoch).as_micros() as u64;
+        let last = self.last_stamp_us.load(Ordering::Relaxed);
+        let stamp = now_us.max(last + 1);
+        self.last_stamp_us.store(stamp, Ordering::Relaxed);
+        stamp
+    }
+
+    /// Writes down a promise that was seen broken.
+    pub fn broken(&self, check: &str, sentence: String) {
+        self.say(format_args!("BROKEN {check}: {sentence}"));
+        let broken = Broken::seen(check, sentence);
+        let mut notes = self.notes.lock();
+        // Once is enough: a node that stops again and again says the same again and again.
+        if !notes.broken.iter().any(|known| known.to_string() == broken.to_string()) {
+            notes.broken.push(broken);
+        }
+    }
+
+    /// Whether a promise was seen broken.
+    pub fn is_broken(&self) -> bool {
+        !self.notes.lock().broken.is_empty()
+    }
+
+    /// Counts something that the campaign must have seen.
+    pub fn happened(&self, what: &'static str) {
+        self.notes.lock().coverage.add(what, 1);
+    }
+
+    /// Takes over what a node counted in one run.
+    pub fn count_node(&self, metrics: &Metrics) {
+        let mut notes = self.notes.lock();
+        notes.coverage.add_node(metrics);
+        if metrics.version_collisions.get() > 0 {
+            let sentence = "two different records were given one version".to_owned();
+            notes.broken.push(Broken::seen("version-collision", sentence));
+        }
+    }
+
+    /// Keeps an operation for the history.
+    pub fn record(&self, op: Op) {
+        self.say(format_args!("{}", OpLine(&op)));
+        self.notes.lock().ops.push(op);
     }
 }
 
-/// A node's machine: what outlives its crashes.
-struct Machine {
-    settings: Settings,
-    disk: SimDisk,
-    /// The running process, where there is one.
-    running: Option<(Runtime, Arc<Node>)>,
-    boots: u64,
+/// An operation as a line of the trace.
+struct OpLine<'a>(&'a Op);
+
+impl std::fmt::Display for OpLine<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let op = self.0;
+        let action = format!("{:?}", op.action).to_lowercase();
+        let ended = format!("{:?}", op.ended).to_lowercase();
+        write!(f, "client {} {action} {} at {} {}", op.client, op.key, op.node, op.asked())?;
+        if let Some(value) = &op.value {
+            write!(f, " value {value}")?;
+        }
+        if let Some(version) = op.if_match {
+            write!(f, " if-match {version}")?;
+        }
+        if op.if_absent {
+            write!(f, " if-absent")?;
+        }
+        write!(f, " (since {}): {ended} {}", op.invoked_us, op.status)?;
+        if let Some(version) = op.version {
+            write!(f, " @{version}")?;
+        }
+        if let Some(version) = op.superseded {
+            write!(f, " superseded by {version}")?;
+        }
+        for item in op.items.iter().flatten() {
+            write!(f, " {}@{}", item.key, item.version)?;
+        }
+        Ok(())
+    }
 }
 
-pub(super) async fn run(options: SimOptions) -> Result<SimReport, String> {
+/// The world itself.
+pub(super) struct World {
+    pub shared: Shared,
+    pub wires: Wires,
+    pub machines: Vec<Machine>,
+    nemesis: Nemesis,
+    healed: bool,
+}
+
+/// Runs the world that the options name to its end.
+pub(super) async fn run(options: SimOptions) -> SimReport {
+    panics::watch_this_thread();
+    let plan = Arc::new(Plan::of(options.mode, options.seed));
     let runtime = Runtime::simulated(options.seed, WALL_AT_START_MS);
     let shared = Shared {
         epoch: runtime.now(),
+        plan: plan.clone(),
         trace: Trace::new(),
         routers: Arc::default(),
+        notes: Arc::default(),
+        last_stamp_us: Arc::default(),
         runtime: runtime.clone(),
     };
     shared.say(format_args!("world mode={} seed={}", options.mode, options.seed));
-    let network = MemoryNetwork::new(runtime.random_u64());
-    let mut machines: Vec<Machine> =
-        (1..=NODES).map(|id| Machine::new(options, NodeId(id), runtime.random_u64())).collect();
-    for machine in &mut machines {
-        machine.start(&shared, &network).await?;
-    }
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let load: Vec<_> = (0..CLIENTS)
-        .map(|client| {
-            let (shared, seen) = (shared.clone(), seen.clone());
-            runtime.spawn(clients::run(client, shared, seen, LOAD))
-        })
-        .collect();
-    crash_and_return(&shared, &network, &mut machines).await?;
-    for client in load {
-        client.await.map_err(|error| format!("a client failed: {error}"))?;
-    }
-    let mut broken = read_everything(&shared, &seen).await;
-    let seen = seen.lock();
-    broken.extend(judge(&seen.writes, &seen.reads));
-    broken.iter().for_each(|promise| shared.say(format_args!("BROKEN {promise}")));
-    let count = |outcome| seen.writes.iter().filter(|write| write.outcome == outcome).count();
-    let report = SimReport {
-        writes_acknowledged: count(Outcome::Done),
-        writes_unknown: count(Outcome::Unknown),
-        reads_answered: seen.reads.len(),
-        simulated_ms: runtime.now().saturating_duration_since(shared.epoch).as_millis() as u64,
-        trace: shared.trace.clone(),
-        broken,
+    shared.say(format_args!("{plan}"));
+    let wires = Wires {
+        network: MemoryNetwork::new(runtime.random_u64()),
+        faults: FaultPlan::new(runtime.random_u64()),
     };
-    for machine in &mut machines {
-        machine.crash(&shared, &network);
+    let machines =
+        (1..=plan.nodes).map(|id| Machine::new(&plan, NodeId(id), runtime.random_u64())).collect();
+    let nemesis = Nemesis::new(&shared);
+    let mut world = World { shared, wires, machines, nemesis, healed: false };
+    for machine in &mut world.machines {
+        machine.start(&world.shared, &world.wires, None).await;
     }
-    Ok(report)
+    world.load().await;
+    ending::run(&mut world).await;
+    world.close(options)
 }
 
-/// Crashes one node at a moment that the seed picks, and brings it back later.
-async fn crash_and_return(
-    shared: &Shared,
-    network: &MemoryNetwork,
-    machines: &mut [Machine],
-) -> Result<(), String> {
-    let runtime = &shared.runtime;
-    runtime.sleep(Duration::from_millis(1_500 + runtime.random_below(1_500))).await;
-    let victim = runtime.random_below(u64::from(NODES)) as usize;
-    machines[victim].crash(shared, network);
-    runtime.sleep(Duration::from_millis(500 + runtime.random_below(1_000))).await;
-    machines[victim].start(shared, network).await
-}
-
-/// Reads every key through every node until each served it, or healing took too long.
-async fn read_everything(shared: &Shared, seen: &Mutex<Seen>) -> Vec<Broken> {
-    let deadline = shared.runtime.now() + HEALING;
-    let mut missing = Vec::new();
-    for key in clients::keys() {
-        for node in (1..=NODES).map(NodeId) {
-            loop {
-                if let Some(read) = clients::read(shared, node, &key, true).await {
-                    seen.lock().reads.push(read);
-                    break;
-                }
-                if shared.runtime.now() >= deadline {
-                    missing.push(Broken::NotServed { key: key.clone(), node: node.0 });
-                    break;
-                }
-                shared.runtime.sleep(Duration::from_millis(100)).await;
-            }
+impl World {
+    /// Lets clients work while faults come and go.
+    async fn load(&mut self) {
+        let keys = match clients::keys(self.shared.plan.keys) {
+            Ok(keys) => Arc::new(keys),
+            Err(problem) => return self.shared.broken("no-keys", problem),
+        };
+        let ids = Arc::new(Ids::default());
+        let load: Vec<_> = (0..self.shared.plan.clients)
+            .map(|seat| {
+                let client = clients::run(self.shared.clone(), ids.clone(), seat, keys.clone());
+                self.shared.runtime.spawn(client)
+            })
+            .collect();
+        while !load.iter().all(crate::runtime::Task::is_finished) {
+            let mut nemesis = std::mem::take(&mut self.nemesis);
+            nemesis.step(self);
+            self.nemesis = nemesis;
+            self.tick().await;
         }
     }
-    missing
-}
 
-impl Machine {
-    fn new(options: SimOptions, node: NodeId, disk_seed: u64) -> Machine {
-        let peers = (1..=NODES).map(|id| (NodeId(id), format!("node{id}:8001"))).collect();
-        let mut settings = Settings::defaults(node, options.mode, peers);
-        settings.engine = Engine::Memory;
-        // Small, so that a short run crosses segments and checkpoints.
-        settings.storage.log_segment_bytes = 16 << 10;
-        settings.storage.checkpoint_log_bytes = 48 << 10;
-        settings.leader.keep_entries = 50;
-        Machine { settings, disk: SimDisk::new(disk_seed), running: None, boots: 0 }
+    /// Looks after every machine, and lets a little time pass.
+    pub async fn tick(&mut self) {
+        let shared = &self.shared;
+        for machine in &mut self.machines {
+            // Now and then power goes while a node is starting.
+            let dies = !self.healed && shared.plan.faults.contains(&Fault::Crash);
+            let dies = dies && shared.runtime.random_below(4) == 0;
+            let dies_after = dies.then(|| shared.runtime.random_below(60));
+            machine.supervise(shared, &self.wires, dies_after).await;
+        }
+        shared.runtime.sleep(TICK).await;
     }
 
-    async fn start(&mut self, shared: &Shared, network: &MemoryNetwork) -> Result<(), String> {
-        let id = self.settings.node_id;
-        self.boots += 1;
-        let wall_ms = shared.runtime.wall_ms();
-        let runtime = Runtime::simulated(shared.runtime.random_u64(), wall_ms);
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let table_disk = disk.clone();
-        let world = World {
-            runtime: runtime.clone(),
-            disk,
-            open_table: Box::new(move || {
-                let table = MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?;
-                Ok(Arc::new(table) as Arc<dyn Table>)
-            }),
-            links: Links::Memory { network: network.clone(), faults: None },
-            metrics: Metrics::new(),
+    /// Ends every fault: from here on the world is healthy.
+    pub fn heal(&mut self) {
+        self.shared.say(format_args!("every fault ends"));
+        self.healed = true;
+        let mut nemesis = std::mem::take(&mut self.nemesis);
+        nemesis.heal(self);
+    }
+
+    /// Ends every process, and puts the report together.
+    fn close(mut self, options: SimOptions) -> SimReport {
+        let shared = self.shared.clone();
+        for machine in &mut self.machines {
+            shared.notes.lock().coverage.add_disk(&machine.disk);
+            machine.end(&shared, &self.wires, super::machine::Ending::Exit, None);
+        }
+        shared.notes.lock().coverage.add_faults(&self.wires.faults);
+        for message in panics::taken() {
+            shared.broken("panic", message);
+        }
+        let notes = std::mem::take(&mut *shared.notes.lock());
+        let header = Header::new(options.mode, "sim", options.seed, shared.plan.nodes);
+        let history = History::new(header, notes.ops);
+        let mut broken = notes.broken;
+        for finding in check::check(&history) {
+            if finding.is_broken() {
+                shared.say(format_args!("BROKEN {}: {:?}", finding.check, finding.examples));
+                broken.push(Broken::found(finding));
+            } else if finding.is_unverified() {
+                shared.say(format_args!("unverified: {}", finding.check));
+            }
+        }
+        shared.say(format_args!("what happened: {}", notes.coverage));
+        let count = |ended| {
+            let writes = history.ops.iter().filter(|op| op.action.is_write());
+            writes.filter(|op| op.ended == ended).count()
         };
-        // Started as a task of the node's own, so that all it spawns belongs to the node.
-        let settings = self.settings.clone();
-        let started = runtime.spawn(Node::start(settings, world)).await;
-        let node = started
-            .map_err(|error| format!("node {id} died while it started: {error}"))?
-            .map_err(|error| format!("node {id} does not start: {error}"))?;
-        let service = api::service(Api::of(&node));
-        shared.routers.lock().insert(id, (service, runtime.clone()));
-        shared.say(format_args!("node {id} starts, boot {}", self.boots));
-        self.running = Some((runtime, node));
-        Ok(())
-    }
-
-    fn crash(&mut self, shared: &Shared, network: &MemoryNetwork) {
-        let id = self.settings.node_id;
-        shared.routers.lock().remove(&id);
-        if let Some((runtime, node)) = self.running.take() {
-            network.detach(id);
-            runtime.kill();
-            self.disk.crash();
-            drop(node);
-            shared.say(format_args!("node {id} crashes"));
+        SimReport {
+            options,
+            operations: history.ops.len(),
+            writes_acknowledged: count(Ended::Ok),
+            writes_unknown: count(Ended::Unknown),
+            reads_answered: history.ops.iter().filter(|op| op.is_answered_read()).count(),
+            simulated_ms: shared.stamp_us() / 1_000,
+            trace: shared.trace.clone(),
+            coverage: notes.coverage,
+            history,
+            broken,
         }
     }
 }

@@ -203,7 +203,7 @@ impl Transport for FaultyTransport {
     fn call(&self, request: Request) -> BoxFuture<'static, Answered> {
         let (from, to, deadline) = (self.from, request.to, request.deadline);
         let runtime = self.runtime.clone();
-        let passage = match self.plan.judge_request(from, to, request.body.len()) {
+        let passage = match self.plan.judge_request(from, &request) {
             Fate::Passes(passage) => passage,
             Fate::Cut => {
                 let reason = "the link is cut".to_owned();

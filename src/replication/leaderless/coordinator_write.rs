@@ -57,6 +57,8 @@ impl Core {
             (Some(write), Err(WriteError::Unknown { .. }))
                 if self.runtime.now() < options.deadline =>
             {
+                // A pause, so that the retries until the deadline are few.
+                self.runtime.sleep(Duration::from_millis(50)).await;
                 Box::pin(self.write(write, options)).await.or(answer)
             }
             _ => answer,

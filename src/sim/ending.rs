@@ -1,0 +1,269 @@
+//! How a world ends: every fault is over, and now the cluster must serve and converge within a
+//! bound of simulated time; then everything is read back for the checks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::clients::{self, read_back};
+use super::machine::{Machine, Process};
+use super::world::{Shared, World};
+use crate::history::{Ended, Op};
+use crate::replication::leaderless::layout::Layout;
+use crate::runtime::Task;
+use crate::storage::rows;
+use crate::storage::table::Table;
+use crate::types::{Key, Level, Mode, NodeId};
+
+/// A healed cluster must serve every key through every node within this time.
+const SERVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// Replicas must be equal within this time after that.
+const EQUAL_WITHIN: Duration = Duration::from_secs(20);
+
+/// How often everything is read, until replicas are equal, in leaderless mode. One read in ten asks
+/// every replica, so that the chance that a stale one is overlooked for so long is one in 10^7.
+const READ_ROUNDS: usize = 150;
+
+/// A wiped node must be refused, and every node be up, within this time of healing.
+const SETTLED_WITHIN: Duration = Duration::from_secs(15);
+
+/// Replicas must be equal without reads within this time, where no message was lost.
+const QUIET_WITHIN: Duration = Duration::from_secs(10);
+
+/// A pause between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The client ids of those that read back: not those of any client of the load.
+const READER: u32 = 1_000_000;
+
+/// The client ids of those that write once all is healed, one a node.
+const WRITER: u32 = 2_000_000;
+
+/// What a settled node of a world may have at most: tasks, and bytes on its disk.
+const MAX_TASKS: usize = 150;
+const MAX_DISK_BYTES: u64 = 64 << 20;
+
+/// Heals the world and holds it against what must be true then.
+pub(super) async fn run(world: &mut World) {
+    world.heal();
+    settle(world).await;
+    if world.shared.is_broken() {
+        return;
+    }
+    let keys = match clients::keys(world.shared.plan.keys) {
+        Ok(keys) => Arc::new(keys),
+        Err(problem) => return world.shared.broken("no-keys", problem),
+    };
+    let nodes: Arc<Vec<NodeId>> = Arc::new(live(world).map(Machine::id).collect());
+    let shared = world.shared.clone();
+    if shared.plan.mode == Mode::Leaderless && shared.plan.loses_nothing() {
+        without_reads(world).await;
+    }
+    let serving = shared.runtime.spawn(serves(shared.clone(), nodes.clone(), keys.clone()));
+    beside(world, serving).await;
+    converge(world, &nodes, &keys).await;
+    let reading = shared.runtime.spawn(read_everything(shared.clone(), nodes.clone(), keys));
+    beside(world, reading).await;
+    bounded(world);
+}
+
+/// The machines whose nodes run.
+fn live(world: &World) -> impl Iterator<Item = &Machine> {
+    world.machines.iter().filter(|machine| machine.running().is_some())
+}
+
+/// Waits until `task` has ended, looking after the machines meanwhile.
+async fn beside(world: &mut World, task: Task<()>) {
+    while !task.is_finished() {
+        world.tick().await;
+    }
+}
+
+/// Waits until every node is up or out of the world, and no wiped one is among them.
+async fn settle(world: &mut World) {
+    let deadline = world.shared.runtime.now() + SETTLED_WITHIN;
+    loop {
+        world.tick().await;
+        let wiped = world.machines.iter().find(|machine| machine.own_disk.is_some());
+        let unsettled = world
+            .machines
+            .iter()
+            .find(|machine| !matches!(machine.process, Process::Up(_) | Process::Refused));
+        if wiped.is_none() && unsettled.is_none() {
+            return;
+        }
+        if world.shared.runtime.now() < deadline {
+            continue;
+        }
+        if let Some(machine) = wiped {
+            let what = format!("node {} runs on with an empty disk under its old id", machine.id());
+            world.shared.broken("wiped-node-accepted", what);
+        } else if let Some(machine) = unsettled {
+            let what = format!("node {} is not up after everything healed", machine.id());
+            world.shared.broken("node-does-not-start", what);
+        }
+        return;
+    }
+}
+
+/// Where no message was lost and no process ended, replicas must become equal without any read.
+async fn without_reads(world: &mut World) {
+    let deadline = world.shared.runtime.now() + QUIET_WITHIN;
+    while let Some(difference) = difference(world) {
+        if world.shared.runtime.now() >= deadline {
+            let what = format!("{difference}, though no message was lost");
+            return world.shared.broken("write-not-everywhere", what);
+        }
+        world.tick().await;
+    }
+}
+
+/// Reads every key and writes one through every node until each was served.
+async fn serves(shared: Shared, nodes: Arc<Vec<NodeId>>, keys: Arc<Vec<Key>>) {
+    let deadline = shared.runtime.now() + SERVE_WITHIN;
+    let level = Level::default_for(shared.plan.mode);
+    for (number, node) in nodes.iter().enumerate() {
+        let key = &keys[number % keys.len()];
+        let mut seq = 0;
+        loop {
+            let op =
+                clients::write_at_the_end(&shared, WRITER + u32::from(node.0), seq, *node, key)
+                    .await;
+            let ended = op.ended;
+            seq += 1;
+            shared.record(op);
+            if ended == Ended::Ok {
+                break;
+            }
+            if shared.runtime.now() >= deadline {
+                let what = format!("no write through node {node} succeeds after healing");
+                return shared.broken("not-served", what);
+            }
+            shared.runtime.sleep(LOOK_AGAIN).await;
+        }
+    }
+    for key in keys.iter() {
+        for node in nodes.iter() {
+            while read_back(&shared, READER, *node, key, level).await.ended != Ended::Ok {
+                if shared.runtime.now() >= deadline {
+                    let what = format!(
+                        "key {key} cannot be read through node {node} within {} s of healing",
+                        SERVE_WITHIN.as_secs()
+                    );
+                    return shared.broken("not-served", what);
+                }
+                shared.runtime.sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Waits until replicas are equal: by themselves in leader mode, by reads alone in leaderless mode.
+async fn converge(world: &mut World, nodes: &Arc<Vec<NodeId>>, keys: &Arc<Vec<Key>>) {
+    let shared = world.shared.clone();
+    let deadline = shared.runtime.now() + EQUAL_WITHIN;
+    let mut rounds = 0;
+    let difference = loop {
+        let Some(difference) = difference(world) else { return };
+        let over = match shared.plan.mode {
+            Mode::Leader => shared.runtime.now() >= deadline,
+            Mode::Leaderless => rounds >= READ_ROUNDS,
+        };
+        if over {
+            break difference;
+        }
+        rounds += 1;
+        if shared.plan.mode == Mode::Leaderless {
+            let (shared, nodes, keys) = (shared.clone(), nodes.clone(), keys.clone());
+            let round = shared.runtime.clone().spawn(async move {
+                for key in keys.iter() {
+                    let node = nodes[shared.runtime.random_below(nodes.len() as u64) as usize];
+                    read_back(&shared, READER, node, key, Level::Quorum).await;
+                }
+            });
+            beside(world, round).await;
+        } else {
+            for _ in 0..10 {
+                world.tick().await;
+            }
+        }
+    };
+    shared.broken("replicas-differ", difference);
+}
+
+/// What the tables of two nodes that should hold the same do not agree on.
+fn difference(world: &World) -> Option<String> {
+    let mode = world.shared.plan.mode;
+    let tables: Vec<(NodeId, Vec<(Bytes, Bytes)>)> = live(world)
+        .filter_map(|machine| {
+            let running = machine.running()?;
+            Some((machine.id(), user_rows(&*running.table)))
+        })
+        .collect();
+    let replicas = match mode {
+        Mode::Leader => world.machines.len() as u16,
+        Mode::Leaderless => world.shared.plan.replicas,
+    };
+    let layout = Layout::new(world.machines.iter().map(Machine::id), replicas);
+    let all: BTreeSet<&Bytes> =
+        tables.iter().flat_map(|(_, rows)| rows.iter().map(|(row, _)| row)).collect();
+    for row in all {
+        let Some((partition, key)) = rows::parse_data_row(row) else { continue };
+        let mut holders =
+            tables.iter().filter(|(id, _)| mode == Mode::Leader || layout.holds(*id, partition));
+        let value_at = |rows: &Vec<(Bytes, Bytes)>| {
+            let place = rows.binary_search_by(|(other, _)| other.cmp(row)).ok();
+            place.map(|place| rows[place].1.clone())
+        };
+        let Some((first, first_rows)) = holders.next() else { continue };
+        let expected = value_at(first_rows);
+        for (other, other_rows) in holders {
+            if value_at(other_rows) != expected {
+                return Some(format!("nodes {first} and {other} hold different records of {key}"));
+            }
+        }
+    }
+    None
+}
+
+fn user_rows(table: &dyn Table) -> Vec<(Bytes, Bytes)> {
+    let (from, to) = rows::data_range();
+    table.scan(&from, &to, usize::MAX).unwrap_or_default()
+}
+
+/// Reads every key through every node, at the default level and at `local`, for the checks.
+async fn read_everything(shared: Shared, nodes: Arc<Vec<NodeId>>, keys: Arc<Vec<Key>>) {
+    let ops: Mutex<Vec<Op>> = Mutex::default();
+    for (client, level) in
+        [(READER + 1, Level::default_for(shared.plan.mode)), (READER + 2, Level::Local)]
+    {
+        for key in keys.iter() {
+            for node in nodes.iter() {
+                let op = read_back(&shared, client, *node, key, level).await;
+                ops.lock().push(op);
+            }
+        }
+    }
+    ops.into_inner().into_iter().for_each(|op| shared.record(op));
+}
+
+/// Holds what nodes have left over against what they may have.
+fn bounded(world: &World) {
+    for machine in live(world) {
+        let Some(running) = machine.running() else { continue };
+        let (id, tasks, bytes) =
+            (machine.id(), running.runtime.live_tasks(), machine.disk.total_bytes());
+        if tasks > MAX_TASKS {
+            let what = format!("node {id} has {tasks} tasks with nothing to do");
+            world.shared.broken("tasks-pile-up", what);
+        }
+        if bytes > MAX_DISK_BYTES {
+            let what = format!("node {id} has {bytes} bytes on its disk");
+            world.shared.broken("disk-piles-up", what);
+        }
+    }
+}

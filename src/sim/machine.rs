@@ -1,0 +1,394 @@
+//! A machine of a simulated world: its disk and clock, which outlive crashes, and the node that
+//! runs on it, as a process does on a computer that a supervisor looks after.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::plan::Plan;
+use super::world::Shared;
+use crate::api::{self, Api};
+use crate::config::{Engine, Settings};
+use crate::node::{Links, MEMORY_TABLE_FILE, Node, World};
+use crate::peer::fault::FaultPlan;
+use crate::peer::memory::MemoryNetwork;
+use crate::runtime::{Instant, Runtime, Task};
+use crate::storage::disk::{Disk, SimDisk};
+use crate::storage::table::{MemoryTable, Table};
+use crate::telemetry::Metrics;
+use crate::types::NodeId;
+
+/// A node must have started, or said why not, within this time.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// A node that is told to stop must have stopped within this time.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a supervisor waits before it starts a process again that ended by itself, and one that
+/// found its disk full.
+const RESTART_AFTER: Duration = Duration::from_millis(300);
+const RESTART_FULL_AFTER: Duration = Duration::from_millis(1_500);
+
+/// The wires of a world, and what is wrong with them.
+#[derive(Clone)]
+pub(super) struct Wires {
+    pub network: MemoryNetwork,
+    pub faults: FaultPlan,
+}
+
+/// A node that runs.
+pub(super) struct Running {
+    pub runtime: Runtime,
+    pub node: Arc<Node>,
+    pub table: Arc<dyn Table>,
+    metrics: Metrics,
+}
+
+/// What a machine's process is doing.
+pub(super) enum Process {
+    /// Not running; to be started then, or not at all.
+    Down(Option<Instant>),
+    Up(Running),
+    /// Told to stop in order; must have by then.
+    Stopping(Running, Task<()>, Instant),
+    /// Its data directory is damaged and it refuses to start: out of the world.
+    Refused,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The machine loses power: what was not synced may be gone.
+    PowerCut,
+    /// The process ends, the operating system lives on, and with it what was written.
+    Exit,
+}
+
+/// Why a node may stop by itself, or not start.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Excuses {
+    pub failed_sync: bool,
+    pub full: bool,
+    /// A bit of what was synced has flipped.
+    pub damaged: bool,
+}
+
+/// See the module.
+pub(super) struct Machine {
+    settings: Settings,
+    pub disk: SimDisk,
+    /// How long its syncs take unless it is slow.
+    usual_sync: Duration,
+    /// The machine's own disk, while an empty one is in its place.
+    pub own_disk: Option<SimDisk>,
+    pub process: Process,
+    pub excuses: Excuses,
+    pub skew_ms: i64,
+    pub rate_ppm: i64,
+    boots: u64,
+}
+
+fn new_disk(plan: &Plan, seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.set_sync_delay_range(Duration::from_millis(1), plan.sync);
+    disk
+}
+
+impl Machine {
+    pub fn new(plan: &Plan, node: NodeId, disk_seed: u64) -> Machine {
+        let peers = (1..=plan.nodes).map(|id| (NodeId(id), format!("node{id}:8001"))).collect();
+        let mut settings = Settings::defaults(node, plan.mode, peers);
+        settings.engine = Engine::Memory;
+        // Small, so that a short run crosses segments and checkpoints.
+        settings.storage.log_segment_bytes = plan.segment_bytes;
+        settings.storage.checkpoint_log_bytes = plan.checkpoint_bytes;
+        settings.leader.keep_entries = plan.keep_entries;
+        settings.leaderless.replicas = plan.replicas;
+        settings.leaderless.read_quorum = plan.replicas / 2 + 1;
+        settings.leaderless.write_quorum = plan.replicas / 2 + 1;
+        settings.leaderless.max_stragglers = plan.max_stragglers;
+        settings.limits.max_requests_in_flight = plan.max_requests;
+        Machine {
+            settings,
+            disk: new_disk(plan, disk_seed),
+            usual_sync: plan.sync,
+            own_disk: None,
+            process: Process::Down(None),
+            excuses: Excuses::default(),
+            skew_ms: 0,
+            rate_ppm: 0,
+            boots: 0,
+        }
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.settings.node_id
+    }
+
+    /// The node, where one runs and was not told to stop.
+    pub fn running(&self) -> Option<&Running> {
+        match &self.process {
+            Process::Up(running) => Some(running),
+            Process::Down(_) | Process::Stopping(..) | Process::Refused => None,
+        }
+    }
+
+    /// Applies the machine's clock to the node that runs on it.
+    pub fn set_clock(&self) {
+        if let Some(running) = self.running() {
+            running.runtime.set_wall_skew_ms(self.skew_ms);
+            running.runtime.set_wall_rate_ppm(self.rate_ppm);
+        }
+    }
+
+    /// Starts the node. `dies_after` polls of its tasks the machine loses power, wherever it is.
+    pub async fn start(&mut self, shared: &Shared, wires: &Wires, dies_after: Option<u64>) {
+        self.boots += 1;
+        let (id, boot) = (self.id(), self.boots);
+        let runtime = Runtime::simulated(shared.runtime.random_u64(), shared.runtime.wall_ms());
+        runtime.set_wall_skew_ms(self.skew_ms);
+        runtime.set_wall_rate_ppm(self.rate_ppm);
+        if let Some(polls) = dies_after {
+            runtime.kill_after_polls(polls);
+        }
+        let metrics = Metrics::new();
+        let table: Arc<Mutex<Option<Arc<dyn Table>>>> = Arc::default();
+        let world = self.world(&runtime, wires, &metrics, table.clone());
+        shared.say(format_args!("node {id} starts, boot {boot}"));
+        // Started as a task of the node's own, so that all it spawns belongs to the node.
+        let mut started = runtime.spawn(Node::start(self.settings.clone(), world));
+        let deadline = shared.runtime.now() + START_WITHIN;
+        let dead = runtime.dead();
+        let started = tokio::select! {
+            biased;
+            started = &mut started => Some(started),
+            () = dead => None,
+            () = shared.runtime.sleep_until(deadline) => None,
+        };
+        let opened = table.lock().take();
+        match (started, opened) {
+            (Some(Ok(Ok(node))), Some(table)) => {
+                let service = api::service(Api::of(&node));
+                shared.routers.lock().insert(id, (service, runtime.clone()));
+                self.process = Process::Up(Running { runtime, node, table, metrics });
+            }
+            (Some(Ok(Err(error))), _) => {
+                self.drop_node(shared, wires, &runtime, &metrics, Ending::Exit);
+                self.refused(shared, &error.to_string());
+            }
+            _ if runtime.is_dead() => {
+                shared.say(format_args!("node {id} crashes while it starts"));
+                shared.happened("process: crash during start");
+                self.drop_node(shared, wires, &runtime, &metrics, Ending::PowerCut);
+                self.process = Process::Down(Some(shared.runtime.now() + RESTART_AFTER));
+            }
+            (Some(Err(error)), _) => self.stuck(shared, &format!("died in its start: {error}")),
+            _ => self.stuck(shared, "has neither started nor said why not"),
+        }
+    }
+
+    fn world(
+        &self,
+        runtime: &Runtime,
+        wires: &Wires,
+        metrics: &Metrics,
+        opened: Arc<Mutex<Option<Arc<dyn Table>>>>,
+    ) -> World {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let table_disk = disk.clone();
+        World {
+            runtime: runtime.clone(),
+            disk,
+            open_table: Box::new(move || {
+                let table: Arc<dyn Table> =
+                    Arc::new(MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?);
+                *opened.lock() = Some(table.clone());
+                Ok(table)
+            }),
+            links: Links::Memory {
+                network: wires.network.clone(),
+                faults: Some(wires.faults.clone()),
+            },
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// A node that does not start: right where its disk is at fault, a broken promise elsewhere.
+    fn refused(&mut self, shared: &Shared, reason: &str) {
+        let id = self.id();
+        shared.say(format_args!("node {id} does not start: {reason}"));
+        let soon = Process::Down(Some(shared.runtime.now() + RESTART_AFTER));
+        self.process = match self.excuses {
+            _ if self.own_disk.is_some() => {
+                shared.happened("a wiped node was refused");
+                self.put_own_disk_back();
+                soon
+            }
+            Excuses { damaged: true, .. } => {
+                shared.happened("a damaged node was refused");
+                Process::Refused
+            }
+            Excuses { full: true, .. } => {
+                Process::Down(Some(shared.runtime.now() + RESTART_FULL_AFTER))
+            }
+            Excuses { failed_sync: true, .. } => {
+                self.excuses.failed_sync = false;
+                soon
+            }
+            _ => {
+                shared.broken("node-does-not-start", format!("node {id}: {reason}"));
+                Process::Refused
+            }
+        };
+    }
+
+    fn stuck(&mut self, shared: &Shared, how: &str) {
+        let id = self.id();
+        shared.broken("node-does-not-start", format!("node {id} {how}"));
+        self.process = Process::Refused;
+    }
+
+    /// Ends the process at once; to be started again at `up_at`.
+    pub fn end(&mut self, shared: &Shared, wires: &Wires, how: Ending, up_at: Option<Instant>) {
+        let process = std::mem::replace(&mut self.process, Process::Down(up_at));
+        match process {
+            Process::Up(running) | Process::Stopping(running, ..) => {
+                self.drop_node(shared, wires, &running.runtime, &running.metrics, how);
+            }
+            Process::Down(_) => {
+                if how == Ending::PowerCut {
+                    self.disk.crash();
+                }
+            }
+            Process::Refused => self.process = Process::Refused,
+        }
+    }
+
+    fn drop_node(
+        &self,
+        shared: &Shared,
+        wires: &Wires,
+        runtime: &Runtime,
+        metrics: &Metrics,
+        how: Ending,
+    ) {
+        let id = self.id();
+        shared.routers.lock().remove(&id);
+        wires.network.crash(id);
+        runtime.kill();
+        if how == Ending::PowerCut {
+            self.disk.crash();
+        }
+        shared.count_node(metrics);
+    }
+
+    /// Tells the node to stop in order.
+    pub fn stop(&mut self, shared: &Shared) {
+        let process = std::mem::replace(&mut self.process, Process::Down(None));
+        self.process = match process {
+            Process::Up(running) => {
+                shared.say(format_args!("node {} is told to stop", self.id()));
+                // As a server does: no new requests from here on.
+                shared.routers.lock().remove(&self.id());
+                let node = running.node.clone();
+                let stopping = running.runtime.spawn(async move { node.stop().await });
+                Process::Stopping(running, stopping, shared.runtime.now() + STOP_WITHIN)
+            }
+            other => other,
+        };
+    }
+
+    /// Looks after the process: notices its end, and starts it where it is time.
+    pub async fn supervise(&mut self, shared: &Shared, wires: &Wires, dies_after: Option<u64>) {
+        let (id, now) = (self.id(), shared.runtime.now());
+        let soon = Some(now + RESTART_AFTER);
+        match &self.process {
+            Process::Down(Some(up_at)) if *up_at <= now => {
+                self.start(shared, wires, dies_after).await;
+            }
+            Process::Up(running) if running.runtime.is_dead() => {
+                shared.say(format_args!("node {id} crashes"));
+                self.end(shared, wires, Ending::PowerCut, soon);
+            }
+            Process::Up(running) => {
+                let Some(reason) = running.node.failure() else { return };
+                shared.say(format_args!("node {id} stops itself: {reason}"));
+                self.stopped_itself(shared, &reason);
+                self.end(shared, wires, Ending::Exit, soon);
+            }
+            Process::Stopping(running, ..) if running.runtime.is_dead() => {
+                shared.say(format_args!("node {id} crashes while it stops"));
+                self.end(shared, wires, Ending::PowerCut, soon);
+            }
+            Process::Stopping(_, stopping, _) if stopping.is_finished() => {
+                shared.say(format_args!("node {id} has stopped"));
+                self.end(shared, wires, Ending::Exit, soon);
+            }
+            Process::Stopping(running, _, by) if *by <= now && !running.runtime.is_paused() => {
+                shared.broken("node-does-not-stop", format!("node {id} was told to stop in vain"));
+                self.end(shared, wires, Ending::Exit, soon);
+            }
+            Process::Down(_) | Process::Stopping(..) | Process::Refused => {}
+        }
+    }
+
+    fn stopped_itself(&mut self, shared: &Shared, reason: &str) {
+        let Excuses { failed_sync, full, damaged } = self.excuses;
+        if self.own_disk.is_some() {
+            shared.happened("a wiped node was refused");
+            self.put_own_disk_back();
+        } else if failed_sync || full || damaged {
+            self.excuses.failed_sync = false;
+            shared.happened("a node stopped for its disk");
+        } else {
+            let what = format!("node {} stopped itself without a fault: {reason}", self.id());
+            shared.broken("node-stopped", what);
+        }
+    }
+
+    /// Puts an empty disk in place of the machine's own.
+    pub fn put_empty_disk(&mut self, plan: &Plan, seed: u64) {
+        if self.own_disk.is_none() {
+            self.own_disk = Some(std::mem::replace(&mut self.disk, new_disk(plan, seed)));
+        }
+    }
+
+    /// The machine's disk, and its own where an empty one is in its place.
+    fn disks(&self) -> impl Iterator<Item = &SimDisk> {
+        std::iter::once(&self.disk).chain(&self.own_disk)
+    }
+
+    /// Lets the disk be as quick as it usually is.
+    pub fn speed_up_disk(&self) {
+        let least = Duration::from_millis(1);
+        self.disks().for_each(|disk| disk.set_sync_delay_range(least, self.usual_sync));
+    }
+
+    /// Makes room on the disk.
+    pub fn free_disk(&self) {
+        self.disks().for_each(|disk| disk.set_full(false));
+    }
+
+    /// Puts the machine's own disk back in its place.
+    pub fn put_own_disk_back(&mut self) {
+        if let Some(disk) = self.own_disk.take() {
+            self.disk = disk;
+        }
+    }
+}
+
+impl Machine {
+    /// Ends everything that is wrong with the machine, and has its node started where it is down.
+    pub fn heal(&mut self, now: Instant) {
+        self.free_disk();
+        self.speed_up_disk();
+        (self.skew_ms, self.rate_ppm) = (0, 0);
+        self.set_clock();
+        match &mut self.process {
+            Process::Up(running) | Process::Stopping(running, ..) => running.runtime.resume(),
+            Process::Down(up_at) => *up_at = Some(now),
+            Process::Refused => {}
+        }
+    }
+}

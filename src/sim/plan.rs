@@ -1,0 +1,353 @@
+//! What a seed picks: the cluster, the load and the faults of one world.
+//!
+//! Every world uses a different subset of the faults, at different rates: a world with few kinds of
+//! faults goes deeper into what those do together than one that has them all. Groce, Zhang, Eide,
+//! Chen, Regehr, "Swarm Testing" (ISSTA 2012).
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::history::Seeded;
+use crate::types::Mode;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fault {
+    // Links.
+    Delay,
+    Drop,
+    DropAnswers,
+    Duplicate,
+    Reorder,
+    Mute,
+    Cut,
+    Hold,
+    SlowLink,
+    Reset,
+    IsolateOne,
+    IsolateLeader,
+    SplitMajority,
+    Bridge,
+    Ring,
+    // Processes.
+    Crash,
+    Kill,
+    PowerCut,
+    Pause,
+    PauseLeader,
+    RollingRestart,
+    WrongDisk,
+    // Disks.
+    FailedSync,
+    FullDisk,
+    FlippedBit,
+    SlowDisk,
+    // Clocks.
+    Skew,
+    ClockRate,
+    ClockJump,
+}
+
+/// Faults that are scheduled together: one of each group at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Group {
+    Links,
+    Processes,
+    Disks,
+    Clocks,
+}
+
+impl Group {
+    pub const ALL: [Group; 4] = [Group::Links, Group::Processes, Group::Disks, Group::Clocks];
+}
+
+impl Fault {
+    /// Every kind.
+    pub const ALL: [Fault; 29] = [
+        Fault::Delay,
+        Fault::Drop,
+        Fault::DropAnswers,
+        Fault::Duplicate,
+        Fault::Reorder,
+        Fault::Mute,
+        Fault::Cut,
+        Fault::Hold,
+        Fault::SlowLink,
+        Fault::Reset,
+        Fault::IsolateOne,
+        Fault::IsolateLeader,
+        Fault::SplitMajority,
+        Fault::Bridge,
+        Fault::Ring,
+        Fault::Crash,
+        Fault::Kill,
+        Fault::PowerCut,
+        Fault::Pause,
+        Fault::PauseLeader,
+        Fault::RollingRestart,
+        Fault::WrongDisk,
+        Fault::FailedSync,
+        Fault::FullDisk,
+        Fault::FlippedBit,
+        Fault::SlowDisk,
+        Fault::Skew,
+        Fault::ClockRate,
+        Fault::ClockJump,
+    ];
+
+    /// The fault in words, for traces and the table of what happened.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Fault::Delay => "link: delay",
+            Fault::Drop => "link: drop requests",
+            Fault::DropAnswers => "link: drop answers",
+            Fault::Duplicate => "link: duplicate",
+            Fault::Reorder => "link: reorder",
+            Fault::Mute => "link: one way silent",
+            Fault::Cut => "link: cut both ways",
+            Fault::Hold => "link: hold and release",
+            Fault::SlowLink => "link: slow",
+            Fault::Reset => "link: reset",
+            Fault::IsolateOne => "partition: one node",
+            Fault::IsolateLeader => "partition: the leader",
+            Fault::SplitMajority => "partition: majority and minority",
+            Fault::Bridge => "partition: bridge",
+            Fault::Ring => "partition: ring",
+            Fault::Crash => "process: crash at any await",
+            Fault::Kill => "process: kill, page cache kept",
+            Fault::PowerCut => "process: all crash at once",
+            Fault::Pause => "process: pause",
+            Fault::PauseLeader => "process: pause the leader",
+            Fault::RollingRestart => "process: rolling restart",
+            Fault::WrongDisk => "process: restart with an empty disk",
+            Fault::FailedSync => "disk: a sync fails",
+            Fault::FullDisk => "disk: full",
+            Fault::FlippedBit => "disk: a bit flips",
+            Fault::SlowDisk => "disk: slow",
+            Fault::Skew => "clock: skewed",
+            Fault::ClockRate => "clock: fast or slow",
+            Fault::ClockJump => "clock: jumps",
+        }
+    }
+
+    /// The group it is scheduled in.
+    pub const fn group(self) -> Group {
+        match self {
+            Fault::Delay
+            | Fault::Drop
+            | Fault::DropAnswers
+            | Fault::Duplicate
+            | Fault::Reorder
+            | Fault::Mute
+            | Fault::Cut
+            | Fault::Hold
+            | Fault::SlowLink
+            | Fault::Reset
+            | Fault::IsolateOne
+            | Fault::IsolateLeader
+            | Fault::SplitMajority
+            | Fault::Bridge
+            | Fault::Ring => Group::Links,
+            Fault::Crash
+            | Fault::Kill
+            | Fault::PowerCut
+            | Fault::Pause
+            | Fault::PauseLeader
+            | Fault::RollingRestart
+            | Fault::WrongDisk => Group::Processes,
+            Fault::FailedSync | Fault::FullDisk | Fault::FlippedBit | Fault::SlowDisk => {
+                Group::Disks
+            }
+            Fault::Skew | Fault::ClockRate | Fault::ClockJump => Group::Clocks,
+        }
+    }
+
+    /// Whether it needs more than one node.
+    fn needs_others(self) -> bool {
+        self.group() == Group::Links || self == Fault::WrongDisk
+    }
+
+    /// Whether it can happen in this mode.
+    pub fn applies_to(self, mode: Mode) -> bool {
+        mode == Mode::Leader || !matches!(self, Fault::IsolateLeader | Fault::PauseLeader)
+    }
+}
+
+/// How often a world has a given kind of fault at all, in percent.
+const KIND_PERCENT: usize = 30;
+
+/// One world in this many has no fault at all: what breaks there is broken in fair weather.
+const FAIR_ONE_IN: usize = 40;
+
+/// How long clients are at work, in milliseconds: with the healing after it, at least a minute.
+const LOAD_MS: std::ops::Range<u64> = 48_000..56_000;
+
+/// Operations of a world, all clients taken together, that the pauses between them aim at.
+const OPERATIONS: std::ops::Range<u64> = 700..1_400;
+
+/// Everything about a world that is decided before it begins.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub mode: Mode,
+    pub nodes: u16,
+    /// N: replicas a key, in leaderless mode.
+    pub replicas: u16,
+    pub clients: u32,
+    pub keys: u64,
+    /// How many of a hundred requests read one key.
+    pub read_percent: u64,
+    /// Values have up to this many bytes.
+    pub value_bytes: usize,
+    pub load: Duration,
+    /// A client's mean pause between two requests.
+    pub pause: Duration,
+    /// How many of a hundred requests go to the node that the client holds on to.
+    pub sticky_percent: u64,
+    pub faults: Vec<Fault>,
+    /// The mean time between two faults of a group.
+    pub gap: Duration,
+    /// The mean time that a fault lasts.
+    pub lasting: Duration,
+    /// How long a sync takes on a disk that is not slow.
+    pub sync: Duration,
+    pub segment_bytes: u64,
+    pub checkpoint_bytes: u64,
+    pub keep_entries: u64,
+    pub max_stragglers: usize,
+    pub max_requests: usize,
+}
+
+impl Plan {
+    /// The plan of the world that `seed` names.
+    pub fn of(mode: Mode, seed: u64) -> Plan {
+        let mut random = Seeded::derived(seed, mode.as_str(), 0);
+        let mut between = |range: std::ops::Range<u64>| {
+            range.start + random.below((range.end - range.start) as usize) as u64
+        };
+        // Replicas hide what one node loses: some worlds have none.
+        let (nodes, replicas) = match between(0..20) {
+            0 | 1 => (1, 1),
+            2..=4 => (5, 3),
+            5 => (3, 1),
+            6 => (3, 2),
+            _ => (3, 3),
+        };
+        let clients = between(3..8) as u32;
+        let load = Duration::from_millis(between(LOAD_MS));
+        let operations = between(OPERATIONS);
+        let pause = load * clients / operations as u32;
+        let keys = if between(0..8) == 0 { 150 } else { between(2..9) };
+        let read_percent = [5, 40, 70][between(0..3) as usize];
+        let value_bytes = [24, 64, 200, 1_500, 40_000][between(0..5) as usize];
+        let sticky_percent = [0, 60, 95][between(0..3) as usize];
+        let gap = Duration::from_millis(between(300..4_000));
+        let lasting = Duration::from_millis(between(200..3_500));
+        let sync = Duration::from_millis([1, 4, 15, 40][between(0..4) as usize]);
+        let checkpoint_bytes = [12, 32, 128][between(0..3) as usize] << 10;
+        let segment_bytes = [4, 16, 64][between(0..3) as usize] << 10;
+        let keep_entries = [10, 50, 1_000][between(0..3) as usize];
+        let max_stragglers = [2, 1_000][between(0..2) as usize];
+        let max_requests = if between(0..8) == 0 { 3 } else { 4_096 };
+        let fair = between(0..FAIR_ONE_IN as u64) == 0;
+        let faults = Fault::ALL
+            .into_iter()
+            .filter(|fault| fault.applies_to(mode))
+            .filter(|_| between(0..100) < KIND_PERCENT as u64 && !fair)
+            .filter(|fault| nodes > 1 || !fault.needs_others())
+            .collect();
+        Plan {
+            mode,
+            nodes,
+            replicas,
+            clients,
+            keys,
+            read_percent,
+            value_bytes,
+            load,
+            pause,
+            sticky_percent,
+            faults,
+            gap,
+            lasting,
+            sync,
+            segment_bytes,
+            checkpoint_bytes,
+            keep_entries,
+            max_stragglers,
+            max_requests,
+        }
+    }
+
+    /// How many nodes may lose what they synced: any more, and nobody promises anything.
+    pub fn most_damaged(&self) -> usize {
+        let copies = match self.mode {
+            Mode::Leader => self.nodes,
+            Mode::Leaderless => self.replicas,
+        };
+        (usize::from(copies) - 1) / 2
+    }
+
+    /// Whether nothing in this world loses a message or ends a process: replicas must become equal
+    /// by what writes themselves send.
+    pub fn loses_nothing(&self) -> bool {
+        let harmless = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::Delay
+                    | Fault::Duplicate
+                    | Fault::Reorder
+                    | Fault::SlowLink
+                    | Fault::SlowDisk
+                    | Fault::Pause
+            )
+        };
+        self.faults.iter().all(harmless) && self.max_stragglers > 100
+    }
+
+    /// The faults of one group.
+    pub fn of_group(&self, group: Group) -> Vec<Fault> {
+        self.faults.iter().copied().filter(|fault| fault.group() == group).collect()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} nodes, {} replicas, {} clients, {} keys, values up to {} bytes, {} ms of load, \
+             faults every {} ms for {} ms:",
+            self.nodes,
+            self.replicas,
+            self.clients,
+            self.keys,
+            self.value_bytes,
+            self.load.as_millis(),
+            self.gap.as_millis(),
+            self.lasting.as_millis()
+        )?;
+        match self.faults.as_slice() {
+            [] => write!(f, " none"),
+            faults => faults.iter().try_for_each(|fault| write!(f, " [{}]", fault.name())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn worlds_differ_and_together_have_every_fault() {
+        for mode in Mode::ALL {
+            let plans: Vec<Plan> = (0..200).map(|seed| Plan::of(mode, seed)).collect();
+            let subsets: BTreeSet<_> = plans.iter().map(|plan| plan.faults.clone()).collect();
+            assert!(subsets.len() > 180, "{} subsets", subsets.len());
+            let all: BTreeSet<_> = plans.iter().flat_map(|plan| plan.faults.clone()).collect();
+            let possible: BTreeSet<_> =
+                Fault::ALL.into_iter().filter(|fault| fault.applies_to(mode)).collect();
+            assert_eq!(all, possible);
+            assert!(plans.iter().any(|plan| plan.faults.is_empty()), "no fair world");
+        }
+    }
+}

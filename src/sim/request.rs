@@ -1,0 +1,249 @@
+//! One request of a simulated client: sent to a node's API, and its answer read into an operation.
+//!
+//! What an answer means is decided here, once: 503 and the like mean that nothing happened, 504 and
+//! silence that a write may have. An answer that contradicts itself (a 503 whose document says
+//! `unknown`) is a broken promise, as is nonsense that is accepted.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+
+use super::world::Shared;
+use crate::history::{Action, Ended, Item, Op, Served, Value};
+use crate::types::{Key, NodeId, Version};
+
+/// The longest key that an answer may show.
+const MAX_KEY_BYTES: usize = 4 << 10;
+
+/// What came back.
+pub(super) enum Answer {
+    /// The node is down: the request never reached it.
+    Refused,
+    /// No answer came: the node died with the request, hangs, or the client left.
+    Lost,
+    Got {
+        status: StatusCode,
+        headers: HeaderMap,
+        body: Bytes,
+    },
+}
+
+/// How long a client waits, and whether it breaks the connection when it leaves.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub wait: Duration,
+    /// Whether leaving ends the request at the node, as a closed connection does.
+    pub hangs_up: bool,
+}
+
+/// Sends a request to a node.
+pub(super) async fn send(
+    shared: &Shared,
+    node: NodeId,
+    request: Request<Body>,
+    patience: Patience,
+) -> Answer {
+    let Some((service, runtime)) = shared.routers.lock().get(&node).cloned() else {
+        return Answer::Refused;
+    };
+    let deadline = shared.runtime.now() + patience.wait;
+    // A task of the node's, so that the request dies with the node.
+    let mut served = runtime.spawn(async move {
+        let response = service.answer(request).await;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        Some((parts.status, parts.headers, body))
+    });
+    match shared.runtime.deadline(deadline, &mut served).await {
+        Some(Ok(Some((status, headers, body)))) => Answer::Got { status, headers, body },
+        Some(_) => Answer::Lost,
+        None => {
+            if patience.hangs_up {
+                served.abort();
+            }
+            Answer::Lost
+        }
+    }
+}
+
+/// The request that `op` describes. `body` is a put's value, `timeout` the node's time for it.
+pub(super) fn request_of(
+    op: &Op,
+    body: Vec<u8>,
+    w: Option<u16>,
+    timeout: Duration,
+    page: usize,
+) -> Result<Request<Body>, String> {
+    let mut query = format!("timeout={}ms&consistency={}", timeout.as_millis(), op.level);
+    for (name, replicas) in [("r", op.r), ("w", w)] {
+        if let Some(replicas) = replicas {
+            query.push_str(&format!("&{name}={replicas}"));
+        }
+    }
+    let key = op.key.as_str();
+    let (method, target) = match op.action {
+        Action::Put => (Method::PUT, format!("/v1/kv/{key}?{query}")),
+        Action::Delete => (Method::DELETE, format!("/v1/kv/{key}?{query}")),
+        Action::Get => (Method::GET, format!("/v1/kv/{key}?{query}")),
+        Action::List => {
+            (Method::GET, format!("/v1/kv?prefix={key}&limit={page}&values=true&{query}"))
+        }
+    };
+    let mut request = Request::builder().method(method).uri(target);
+    if let Some(version) = op.if_match {
+        request = request.header(header::IF_MATCH, version.etag());
+    }
+    if op.if_absent {
+        request = request.header(header::IF_NONE_MATCH, "*");
+    }
+    request.body(Body::from(body)).map_err(|error| error.to_string())
+}
+
+/// Reads an answer into `op`; says what is wrong where the answer contradicts itself.
+pub(super) fn read_answer(op: &mut Op, answer: Answer) -> Result<(), String> {
+    let (status, headers, body) = match answer {
+        Answer::Refused => {
+            op.ended = Ended::Failed;
+            return Ok(());
+        }
+        // As it was begun: unknown for a write, nothing for a read.
+        Answer::Lost => return Ok(()),
+        Answer::Got { status, headers, body } => (status, headers, body),
+    };
+    op.status = status.as_u16();
+    op.served = text(&headers, "quorate-consistency").and_then(|text| text.parse::<Served>().ok());
+    let etag = version_in(&headers, "etag");
+    if op.action.is_write() {
+        return read_write(op, status, &headers, etag, &body);
+    }
+    op.ended = Ended::Failed;
+    match (op.action, status) {
+        (Action::Get, StatusCode::OK) => {
+            op.version = Some(etag.ok_or("a 200 without an ETag")?);
+            op.value = Some(Value::of(&body, &mut Vec::new()));
+            op.ended = Ended::Ok;
+        }
+        (Action::Get, StatusCode::NOT_FOUND) => op.ended = Ended::Ok,
+        (Action::List, StatusCode::OK) => {
+            let page: Page = serde_json::from_slice(&body)
+                .map_err(|error| format!("a list that is no JSON page: {error}"))?;
+            op.more = page.next_cursor.is_some();
+            op.items = Some(page.items.into_iter().map(PageItem::read).collect::<Result<_, _>>()?);
+            op.ended = Ended::Ok;
+        }
+        _ => refused(status, &body)?,
+    }
+    Ok(())
+}
+
+fn read_write(
+    op: &mut Op,
+    status: StatusCode,
+    headers: &HeaderMap,
+    etag: Option<Version>,
+    body: &[u8],
+) -> Result<(), String> {
+    match status {
+        StatusCode::NO_CONTENT => {
+            op.version = Some(etag.ok_or("a 204 without an ETag")?);
+            op.superseded = version_in(headers, "quorate-superseded");
+            op.ended = Ended::Ok;
+            return Ok(());
+        }
+        StatusCode::PRECONDITION_FAILED => {
+            op.version = etag;
+            op.ended = Ended::Failed;
+        }
+        StatusCode::GATEWAY_TIMEOUT => op.ended = Ended::Unknown,
+        _ => op.ended = Ended::Failed,
+    }
+    refused(status, body)?;
+    let problem: Problem = serde_json::from_slice(body)
+        .map_err(|error| format!("a {status} without a problem document: {error}"))?;
+    let expected = if op.ended == Ended::Unknown { "unknown" } else { "not_applied" };
+    match problem.outcome.as_deref() {
+        Some(outcome) if outcome == expected => Ok(()),
+        other => Err(format!("a write's {status} with outcome {other:?}, not {expected}")),
+    }
+}
+
+/// Whether a request that is in order may be answered so.
+fn refused(status: StatusCode, body: &[u8]) -> Result<(), String> {
+    let allowed = matches!(status.as_u16(), 412 | 421 | 429 | 503 | 504);
+    if allowed {
+        return Ok(());
+    }
+    let body = String::from_utf8_lossy(&body[..body.len().min(300)]);
+    Err(format!("a request that is in order was answered {status}: {body}"))
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    outcome: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<PageItem>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PageItem {
+    key: String,
+    etag: String,
+    value: Option<String>,
+}
+
+impl PageItem {
+    fn read(self) -> Result<Item, String> {
+        let key = Key::new(&self.key, MAX_KEY_BYTES).map_err(|error| error.to_string())?;
+        let version = self.etag.trim_matches('"').parse();
+        let version = version.map_err(|_| format!("a list's ETag {} is no version", self.etag))?;
+        // Clients write text alone: a value that is none shows as one that nobody wrote.
+        let bytes = self.value.unwrap_or_default();
+        let value = Some(Value::of(bytes.as_bytes(), &mut Vec::new()));
+        Ok(Item { key, version, value })
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn version_in(headers: &HeaderMap, name: &str) -> Option<Version> {
+    text(headers, name)?.trim_matches('"').parse().ok()
+}
+
+/// Requests that make no sense, none of which may be accepted.
+const NONSENSE: [(&str, &str, &str); 8] = [
+    ("GET", "/v1/kv/k?consistency=very", ""),
+    ("PUT", "/v1/kv/k?consistency=local", "x"),
+    ("PUT", "/v1/kv/%ff", "x"),
+    ("PUT", "/v1/kv/", "x"),
+    ("GET", "/v1/kv?limit=-1", ""),
+    ("POST", "/v1/batch", "{\"operations\":[{\"op\":\"put\"}"),
+    ("POST", "/v1/batch", "\u{0}\u{1}"),
+    ("DELETE", "/v1/kv/k?w=0", ""),
+];
+
+/// Sends nonsense to a node; says what is wrong where it is not refused as the client's mistake.
+pub(super) async fn send_nonsense(shared: &Shared, node: NodeId) -> Result<(), String> {
+    let choice = shared.runtime.random_below(NONSENSE.len() as u64) as usize;
+    let (method, target, body) = NONSENSE[choice];
+    let request = Request::builder().method(method).uri(target).body(Body::from(body));
+    let request = request.map_err(|error| error.to_string())?;
+    let patience = Patience { wait: Duration::from_secs(5), hangs_up: true };
+    match send(shared, node, request, patience).await {
+        Answer::Got { status, .. }
+            if !status.is_client_error() && status != StatusCode::SERVICE_UNAVAILABLE =>
+        {
+            Err(format!("{method} {target} makes no sense and was answered {status}"))
+        }
+        _ => Ok(()),
+    }
+}
