@@ -29,6 +29,8 @@ pub(super) struct LogReplay {
     purged: Option<LogId>,
     /// The last entry, or where a truncation left the end.
     last: Option<LogId>,
+    /// The highest log id of any entry that was not truncated.
+    highest: Option<LogId>,
     /// The index of the first slot.
     first: u64,
     /// Where entries lie; `None` for one that no record told of yet.
@@ -83,6 +85,7 @@ impl LogReplay {
         if let Some(slot) = self.slots.get_mut((index - self.first) as usize) {
             *slot = Some(record.position);
         }
+        self.highest = self.highest.max(Some(log_id));
         if self.last.is_none_or(|last| index > last.index) {
             self.last = Some(log_id);
         }
@@ -96,6 +99,7 @@ impl LogReplay {
         // One that begins after the end, as it comes from before a purge, cuts nothing.
         if self.last.is_some_and(|end| end.index >= next) {
             self.last = last.max(self.purged);
+            self.highest = self.last;
         }
     }
 
@@ -113,6 +117,13 @@ impl LogReplay {
         let end = self.last.map_or(base, |last| (last.index + 1).max(base));
         while self.first < base && self.slots.pop_front().is_some() {
             self.first += 1;
+        }
+        // Terms never fall along a Raft log (Ongaro, Ousterhout, "In Search of an Understandable
+        // Consensus Algorithm", 2014, section 5.3): the last entry has the highest log id.
+        if let (Some(last), Some(highest)) = (self.last, self.highest)
+            && highest > last
+        {
+            return Err(format!("the Raft log ends with entry {last}, and yet holds {highest}"));
         }
         let mut positions = VecDeque::new();
         for index in base..end {
@@ -190,6 +201,30 @@ mod tests {
         entry(&mut replay, 3, 100);
         let problem = replay.finish().err().expect("a gap");
         assert!(problem.contains("entry 0 is missing"), "{problem}");
+    }
+
+    #[test]
+    fn an_end_of_an_older_term_than_what_is_before_it_is_told() {
+        let take = |replay: &mut LogReplay, term, index| {
+            let payload = codec::encode_entry(&crate::consensus::raft_types::Entry {
+                log_id: log_id(term, index),
+                payload: openraft::EntryPayload::Blank,
+            });
+            let (payload, position) = (payload.expect("encodes"), Position(index));
+            let kind = Kind::RaftEntry;
+            replay.take(ReplayedRecord { kind, payload: &payload, position }).expect("taken");
+        };
+        let log = |truncated: bool| {
+            let mut replay = LogReplay::default();
+            (0..4).for_each(|index| take(&mut replay, 1, index));
+            if truncated {
+                replay.truncate_after(Some(log_id(1, 1)));
+            }
+            take(&mut replay, 2, 2);
+            replay.finish()
+        };
+        assert_eq!(log(true).expect("whole").last, Some(log_id(2, 2)));
+        assert!(log(false).err().expect("refused").contains("and yet holds"));
     }
 
     #[test]

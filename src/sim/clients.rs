@@ -108,7 +108,7 @@ impl<'a> Client<'a> {
             return true;
         }
         let turn = self.decide(node);
-        let leaves = self.chance(LEAVES);
+        let leaves = self.chance(LEAVES) && !self.shared.plan.gentle;
         let op = self.ask(turn, leaves).await;
         self.remember(&op);
         self.shared.record(op);
@@ -195,7 +195,11 @@ impl<'a> Client<'a> {
     /// Sends the request, and reads what came back.
     async fn ask(&self, turn: Turn, leaves: bool) -> Op {
         let Turn { mut op, body, w, page } = turn;
-        let timeout_ms = TIMEOUTS_MS[self.below(TIMEOUTS_MS.len() as u64) as usize];
+        let timeout_ms = if self.shared.plan.gentle {
+            TIMEOUTS_MS[TIMEOUTS_MS.len() - 1]
+        } else {
+            TIMEOUTS_MS[self.below(TIMEOUTS_MS.len() as u64) as usize]
+        };
         let wait_ms =
             if leaves { 1 + self.below(timeout_ms.min(60)) } else { timeout_ms + GRACE_MS };
         let patience = Patience { wait: Duration::from_millis(wait_ms), hangs_up: leaves };

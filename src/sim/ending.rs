@@ -60,7 +60,7 @@ pub(super) async fn run(world: &mut World) {
     };
     let nodes: Arc<Vec<NodeId>> = Arc::new(live(world).map(Machine::id).collect());
     let shared = world.shared.clone();
-    if shared.plan.mode == Mode::Leaderless && shared.plan.loses_nothing() {
+    if shared.plan.mode == Mode::Leaderless && shared.plan.gentle {
         without_reads(world).await;
     }
     let serving = shared.runtime.spawn(serves(shared.clone(), nodes.clone(), keys.clone()));

@@ -68,7 +68,6 @@ pub(super) enum Ending {
 /// Why a node may stop by itself, or not start.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Excuses {
-    pub failed_sync: bool,
     pub full: bool,
     /// A bit of what was synced has flipped.
     pub damaged: bool,
@@ -84,6 +83,8 @@ pub(super) struct Machine {
     pub own_disk: Option<SimDisk>,
     pub process: Process,
     pub excuses: Excuses,
+    /// How many failed syncs have been the reason of a stop already.
+    failed_syncs_answered: u64,
     pub skew_ms: i64,
     pub rate_ppm: i64,
     boots: u64,
@@ -116,6 +117,7 @@ impl Machine {
             own_disk: None,
             process: Process::Down(None),
             excuses: Excuses::default(),
+            failed_syncs_answered: 0,
             skew_ms: 0,
             rate_ppm: 0,
             boots: 0,
@@ -219,6 +221,7 @@ impl Machine {
         let id = self.id();
         shared.say(format_args!("node {id} does not start: {reason}"));
         let soon = Process::Down(Some(shared.runtime.now() + RESTART_AFTER));
+        let failed_sync = self.take_failed_sync();
         self.process = match self.excuses {
             _ if self.own_disk.is_some() => {
                 shared.happened("a wiped node was refused");
@@ -232,10 +235,7 @@ impl Machine {
             Excuses { full: true, .. } => {
                 Process::Down(Some(shared.runtime.now() + RESTART_FULL_AFTER))
             }
-            Excuses { failed_sync: true, .. } => {
-                self.excuses.failed_sync = false;
-                soon
-            }
+            _ if failed_sync => soon,
             _ => {
                 shared.broken("node-does-not-start", format!("node {id}: {reason}"));
                 Process::Refused
@@ -334,12 +334,12 @@ impl Machine {
     }
 
     fn stopped_itself(&mut self, shared: &Shared, reason: &str) {
-        let Excuses { failed_sync, full, damaged } = self.excuses;
+        let Excuses { full, damaged } = self.excuses;
+        let failed_sync = self.take_failed_sync();
         if self.own_disk.is_some() {
             shared.happened("a wiped node was refused");
             self.put_own_disk_back();
         } else if failed_sync || full || damaged {
-            self.excuses.failed_sync = false;
             shared.happened("a node stopped for its disk");
         } else {
             let what = format!("node {} stopped itself without a fault: {reason}", self.id());
@@ -352,6 +352,12 @@ impl Machine {
         if self.own_disk.is_none() {
             self.own_disk = Some(std::mem::replace(&mut self.disk, new_disk(plan, seed)));
         }
+    }
+
+    /// Whether a sync has failed that was not the reason of a stop yet.
+    fn take_failed_sync(&mut self) -> bool {
+        let failed = self.disk.counts().failed_syncs;
+        std::mem::replace(&mut self.failed_syncs_answered, failed) < failed
     }
 
     /// The machine's disk, and its own where an empty one is in its place.

@@ -177,7 +177,6 @@ impl Nemesis {
         match fault {
             Fault::FailedSync => {
                 machine.running()?;
-                machine.excuses.failed_sync = true;
                 machine.disk.fail_next_sync();
                 shared.say(format_args!("node {id}: the next sync fails"));
                 Some(Undo::Nothing)
@@ -281,7 +280,10 @@ fn begin_on_links(world: &World, fault: Fault, node: usize) -> Option<Undo> {
         Fault::Mute => LinkFault { mute: true, ..LinkFault::default() },
         Fault::Cut => LinkFault { cut: true, ..LinkFault::default() },
         Fault::Hold => LinkFault { hold: true, ..LinkFault::default() },
-        Fault::SlowLink => LinkFault { bytes_per_ms: Some(1 + below(200)), ..LinkFault::default() },
+        Fault::SlowLink => {
+            let least = if shared.plan.gentle { 20 } else { 1 };
+            LinkFault { bytes_per_ms: Some(least + below(200)), ..LinkFault::default() }
+        }
         _ => LinkFault::default(),
     };
     match fault {

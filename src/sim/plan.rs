@@ -162,6 +162,14 @@ impl Fault {
         }
     }
 
+    /// Whether it loses nothing, see [`Plan::gentle`].
+    fn is_gentle(self) -> bool {
+        matches!(
+            self,
+            Fault::Delay | Fault::Duplicate | Fault::Reorder | Fault::SlowLink | Fault::SlowDisk
+        )
+    }
+
     /// Whether it needs more than one node.
     fn needs_others(self) -> bool {
         self.group() == Group::Links || self == Fault::WrongDisk
@@ -174,10 +182,14 @@ impl Fault {
 }
 
 /// How often a world has a given kind of fault at all, in percent.
-const KIND_PERCENT: usize = 30;
+const KIND_PERCENT: u64 = 30;
 
 /// One world in this many has no fault at all: what breaks there is broken in fair weather.
-const FAIR_ONE_IN: usize = 40;
+const FAIR_ONE_IN: u64 = 40;
+
+/// One world in this many is gentle, and has each gentle kind of fault so often, in percent.
+const GENTLE_ONE_IN: u64 = 12;
+const GENTLE_KIND_PERCENT: u64 = 70;
 
 /// How long clients are at work, in milliseconds: with the healing after it, at least a minute.
 const LOAD_MS: std::ops::Range<u64> = 48_000..56_000;
@@ -185,10 +197,16 @@ const LOAD_MS: std::ops::Range<u64> = 48_000..56_000;
 /// Operations of a world, all clients taken together, that the pauses between them aim at.
 const OPERATIONS: std::ops::Range<u64> = 700..1_400;
 
+/// A busy world has so many times more, for what only goes wrong when writes crowd.
+const BUSY: u64 = 5;
+
 /// Everything about a world that is decided before it begins.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub mode: Mode,
+    /// Whether nothing in this world loses a message, ends a process or a client, or takes so long
+    /// that a write's time is over: replicas must become equal by what writes themselves send.
+    pub gentle: bool,
     pub nodes: u16,
     /// N: replicas a key, in leaderless mode.
     pub replicas: u16,
@@ -234,9 +252,10 @@ impl Plan {
         };
         let clients = between(3..8) as u32;
         let load = Duration::from_millis(between(LOAD_MS));
-        let operations = between(OPERATIONS);
+        let busy = if between(0..3) == 0 { BUSY } else { 1 };
+        let operations = between(OPERATIONS) * busy;
         let pause = load * clients / operations as u32;
-        let keys = if between(0..8) == 0 { 150 } else { between(2..9) };
+        let keys = if between(0..8) == 0 { 150 } else { between(1..9) };
         let read_percent = [5, 40, 70][between(0..3) as usize];
         let value_bytes = [24, 64, 200, 1_500, 40_000][between(0..5) as usize];
         let sticky_percent = [0, 60, 95][between(0..3) as usize];
@@ -248,15 +267,21 @@ impl Plan {
         let keep_entries = [10, 50, 1_000][between(0..3) as usize];
         let max_stragglers = [2, 1_000][between(0..2) as usize];
         let max_requests = if between(0..8) == 0 { 3 } else { 4_096 };
-        let fair = between(0..FAIR_ONE_IN as u64) == 0;
+        let fair = between(0..FAIR_ONE_IN) == 0;
+        let gentle = between(0..GENTLE_ONE_IN) == 0;
+        let percent = if gentle { GENTLE_KIND_PERCENT } else { KIND_PERCENT };
         let faults = Fault::ALL
             .into_iter()
             .filter(|fault| fault.applies_to(mode))
-            .filter(|_| between(0..100) < KIND_PERCENT as u64 && !fair)
+            .filter(|_| between(0..100) < percent && !fair)
             .filter(|fault| nodes > 1 || !fault.needs_others())
+            .filter(|fault| !gentle || fault.is_gentle())
             .collect();
+        let (read_percent, value_bytes, max_stragglers) =
+            if gentle { (0, 200, 1_000) } else { (read_percent, value_bytes, max_stragglers) };
         Plan {
             mode,
+            gentle,
             nodes,
             replicas,
             clients,
@@ -285,23 +310,6 @@ impl Plan {
             Mode::Leaderless => self.replicas,
         };
         (usize::from(copies) - 1) / 2
-    }
-
-    /// Whether nothing in this world loses a message or ends a process: replicas must become equal
-    /// by what writes themselves send.
-    pub fn loses_nothing(&self) -> bool {
-        let harmless = |fault: &Fault| {
-            matches!(
-                fault,
-                Fault::Delay
-                    | Fault::Duplicate
-                    | Fault::Reorder
-                    | Fault::SlowLink
-                    | Fault::SlowDisk
-                    | Fault::Pause
-            )
-        };
-        self.faults.iter().all(harmless) && self.max_stragglers > 100
     }
 
     /// The faults of one group.

@@ -18,6 +18,11 @@ use crate::types::NodeId;
 /// How many requests may be held back on a lane before more are refused.
 pub const MAX_HELD_REQUESTS: usize = 65_536;
 
+/// A request on a slow link crosses within this time, queueing included: whoever sends that much more
+/// than a link carries would have lost the connection by then, and what waits must not outlast the
+/// fault.
+const LONGEST_CROSSING: Duration = Duration::from_secs(5);
+
 type Answered = Result<Bytes, PeerError>;
 
 /// One node's transport, with the faults of a plan.
@@ -122,7 +127,7 @@ impl Held {
     /// When a request that comes now is passed on: after those before it.
     fn due(&mut self, now: Instant, passage: Passage) -> Instant {
         let begins = self.busy_until.map_or(now, |busy| busy.max(now));
-        let crossed = begins + passage.crossing;
+        let crossed = (begins + passage.crossing).min(now + LONGEST_CROSSING);
         self.busy_until = Some(crossed);
         let due = crossed + passage.delay;
         let due = self.last_due.map_or(due, |last| last.max(due));
