@@ -1,11 +1,9 @@
 //! Real data directories of every engine, after cuts, torn and lost writes, kills, full disks and
 //! flipped bits: the node refuses with a clear line, or holds every acknowledged write.
 //!
-//! `QUORATE_REAL_FILES_SEEDS=1..20` and `QUORATE_REAL_FILES_IMAGES=500` make a campaign of it.
+//! `quorate real-files` makes a campaign of it.
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
-
-use std::env;
 
 use quorate::config::Engine;
 use quorate::lab::real_files::{self, RealFilesOptions};
@@ -19,16 +17,10 @@ const LOST_PAGE_FILES: [(u64, usize); 2] = [(10, 262), (12, 271)];
 const IMAGES: usize = 10;
 
 fn holds(engine: Engine, mode: Mode) {
-    let seeds = env::var("QUORATE_REAL_FILES_SEEDS").unwrap_or_else(|_| "1..1".to_owned());
-    let (first, last) = seeds.split_once("..").expect("QUORATE_REAL_FILES_SEEDS is FIRST..LAST");
-    let number = |text: &str| text.parse::<u64>().expect("a seed is a number");
-    let images = env::var("QUORATE_REAL_FILES_IMAGES")
-        .map_or(IMAGES, |text| text.parse().expect("QUORATE_REAL_FILES_IMAGES is a number"));
     let options = RealFilesOptions {
         engines: vec![engine],
         modes: vec![mode],
-        seeds: number(first)..=number(last),
-        images,
+        images: IMAGES,
         ..RealFilesOptions::default()
     };
     let report = real_files::run(options, &mut |line| println!("{line}")).expect("it runs");
@@ -74,5 +66,27 @@ fn a_power_cut_that_takes_sleds_new_files_brings_no_older_row_back() {
         };
         let report = real_files::run(options, &mut |_| ()).expect("it runs");
         assert_eq!((report.tried(), report.broken.len()), (1, 0), "{report}");
+    }
+}
+
+#[test]
+fn the_command_prints_a_table_and_explains_what_it_does_not_understand() {
+    let run = |arguments: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_quorate");
+        let mut command = std::process::Command::new(program);
+        command.arg("real-files").args(arguments).output().expect("the binary runs")
+    };
+    let some = ["--engine", "memory", "--mode", "leaderless", "--images", "2"];
+    let output = run(&some);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{printed}");
+    assert!(printed.contains("a bit flipped"), "{printed}");
+    for (arguments, named) in
+        [(["--seeds", "3..1"], "1..500"), (["--engine", "fast"], "'sled'"), (["--mode", "x"], "x")]
+    {
+        let output = run(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains(named), "{said}");
     }
 }

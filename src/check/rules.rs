@@ -122,9 +122,11 @@ pub fn levels_not_served(history: &History) -> Vec<Finding> {
             (Level::Linearizable, _) | (Level::Quorum, Mode::Leader) => {
                 served.0 == EffectiveLevel::Linearizable
             }
-            (Level::Quorum, Mode::Leaderless) => {
-                matches!(served.0, EffectiveLevel::Quorum { .. } | EffectiveLevel::Linearizable)
-            }
+            (Level::Quorum, Mode::Leaderless) => match served.0 {
+                // Quorums that need not meet are none, whatever the answer calls them.
+                EffectiveLevel::Quorum { r, w, n } => u32::from(r) + u32::from(w) > u32::from(n),
+                level => level == EffectiveLevel::Linearizable,
+            },
             (Level::Lease | Level::Local, _) => continue,
         };
         let tally = levels

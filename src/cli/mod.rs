@@ -14,6 +14,7 @@ mod client;
 mod compare;
 mod demo;
 mod nemesis;
+mod real_files;
 mod serve;
 mod settings;
 mod simulate;
@@ -53,10 +54,12 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Put both modes through the same loads and the same fault, check them, and write a report
     Compare(compare::CompareArgs),
-    /// Run a whole cluster in one thread, in simulated time, from a seed
+    /// Run whole clusters under faults in simulated time, from seeds, and check what they promise
     Sim(simulate::SimArgs),
     /// Kill, pause, cut off and mislead the nodes of a throw-away cluster under load, and check it
     Nemesis(nemesis::NemesisArgs),
+    /// Start nodes on real data directories after cuts, kills, full disks and rot, and check them
+    RealFiles(real_files::RealFilesArgs),
     /// Check recorded histories against what each level promises
     Check(check::CheckArgs),
     /// Read a key
@@ -94,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Sim(args) => simulate::run(&args),
         Command::Nemesis(args) => nemesis::run(&args),
+        Command::RealFiles(args) => real_files::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Get(args) => client::get(&args),
         Command::Put(args) => client::put(&args),

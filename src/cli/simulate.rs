@@ -52,7 +52,8 @@ pub(super) struct SimArgs {
     planted: bool,
 }
 
-fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
+/// Reads `FROM..TO`, both ends included.
+pub(super) fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
     let range = text.split_once("..").and_then(|(from, to)| {
         let to = to.strip_prefix('=').unwrap_or(to);
         Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?))

@@ -268,6 +268,10 @@ fn a_level_that_was_asked_for_and_not_served_is_a_broken_promise() {
     made.put(1);
     made.get(1).served = Some(Served(EffectiveLevel::Eventual { r: 2, w: 2, n: 3 }));
     assert_eq!(broken(made), ["level-not-served"]);
+    let mut made = Made::new(Mode::Leaderless);
+    made.put(1);
+    made.get(1).served = Some(Served(EffectiveLevel::Quorum { r: 1, w: 2, n: 3 }));
+    assert_eq!(broken(made), ["level-not-served"], "quorums that need not meet");
     let mut on_purpose = Made::new(Mode::Leaderless);
     on_purpose.put(1);
     let read = on_purpose.get(1);
