@@ -34,7 +34,8 @@ const HIDING: [&str; 4] = ["use std::{", "use tokio::{", "use std::time::*", "us
 const OUTSIDE: [&str; 7] = ["lab", "cli", "client", "main", "history", "check", "sim"];
 
 /// Who may name what, and why. A trailing slash stands for a folder.
-const ALLOWED: [(&str, &str, &str); 18] = [
+const ALLOWED: [(&str, &str, &str); 19] = [
+    ("runtime.rs", "Runtime::real", "the seam itself"),
     ("runtime.rs", "SystemTime", "the seam: the only wall clock"),
     ("runtime.rs", "UNIX_EPOCH", "the seam: the only wall clock"),
     ("runtime.rs", "tokio::time", "the seam: the only timers"),
