@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::sights::{Seen, Sight};
-use super::{Action, Finding, History, Key, Keys, Tally, Version, promises_freshness};
+use super::{
+    Action, Finding, History, Key, Keys, Op, Tally, Version, is_weak_write, promises_freshness,
+};
 
 const LOOKS_FOR: &str = "an older value of a key whose newest write is an acknowledged delete";
 
@@ -19,12 +21,12 @@ pub fn deleted_keys_that_came_back(
     let deleted = newest_deletes(history, keys);
     let mut levels: BTreeMap<(String, bool), Tally> = BTreeMap::new();
     for (key, sight) in sights {
-        let Some((version, answered_us)) = deleted.get(key).copied() else { continue };
+        let Some((delete, version)) = deleted.get(key).copied() else { continue };
         let op = sight.op;
-        if op.invoked_us <= answered_us || op.action.is_write() {
+        if op.invoked_us <= delete.answered_us || op.action.is_write() {
             continue;
         }
-        let fresh = promises_freshness(history.header.mode, op);
+        let fresh = promises_freshness(history.header.mode, op) && !is_weak_write(delete);
         let settled = op.readback && !fresh;
         let at = if settled { ", once settled" } else { "" };
         let tally = levels.entry((format!("{}{at}", op.asked()), fresh || settled));
@@ -43,18 +45,19 @@ pub fn deleted_keys_that_came_back(
     levels.into_values().map(Tally::done).collect()
 }
 
-/// The keys whose newest acknowledged write is a delete that was not superseded: its version, and
-/// when it was acknowledged.
-fn newest_deletes<'a>(history: &'a History, keys: &Keys) -> BTreeMap<&'a Key, (Version, u64)> {
+/// The keys whose newest acknowledged write is a delete that was not superseded, and its
+/// version.
+fn newest_deletes<'a>(history: &'a History, keys: &Keys) -> BTreeMap<&'a Key, (&'a Op, Version)> {
     let mut deleted = BTreeMap::new();
     for op in &history.ops {
         let is_delete = op.action == Action::Delete && op.is_acknowledged_write();
         let Some(version) = op.version.filter(|_| is_delete && op.superseded.is_none()) else {
             continue;
         };
-        let newest = keys.get(&op.key).and_then(|writes| writes.newest_before(u64::MAX));
+        let newest =
+            keys.get(&op.key).and_then(|writes| writes.acknowledged.newest_before(u64::MAX));
         if newest == Some(version) {
-            deleted.insert(&op.key, (version, op.answered_us));
+            deleted.insert(&op.key, (op, version));
         }
     }
     deleted

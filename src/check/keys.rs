@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sights::{Seen, Sight};
-use super::{Action, Ended, History, Key, Op, Version};
+use super::{Action, Ended, History, Key, Op, Version, is_weak_write};
 
 /// The writes of every key, in a form that checks can ask.
 pub struct Keys<'a>(pub BTreeMap<&'a Key, KeyWrites<'a>>);
@@ -14,9 +14,15 @@ pub struct KeyWrites<'a> {
     pub by_value: BTreeMap<String, &'a Op>,
     /// Deletes that may have happened.
     pub deletes: Vec<&'a Op>,
-    /// When a write was acknowledged, and the newest version acknowledged by then.
-    pub acknowledged: Vec<(u64, Version)>,
+    /// Every acknowledged write.
+    pub acknowledged: Acknowledged,
+    /// Those that bind reads at `quorum`.
+    pub firm: Acknowledged,
 }
+
+/// When a write was acknowledged, and the newest version acknowledged by then.
+#[derive(Default)]
+pub struct Acknowledged(Vec<(u64, Version)>);
 
 impl<'a> Keys<'a> {
     pub fn of(history: &'a History) -> Keys<'a> {
@@ -30,16 +36,15 @@ impl<'a> Keys<'a> {
                 writes.deletes.push(op);
             }
             if let (Ended::Ok, Some(version)) = (op.ended, op.version) {
-                writes.acknowledged.push((op.answered_us, version));
+                writes.acknowledged.0.push((op.answered_us, version));
+                if !is_weak_write(op) {
+                    writes.firm.0.push((op.answered_us, version));
+                }
             }
         }
         for writes in keys.values_mut() {
-            writes.acknowledged.sort_by_key(|(answered_us, _)| *answered_us);
-            let mut newest = Version::ZERO;
-            for (_, version) in &mut writes.acknowledged {
-                newest = newest.max(*version);
-                *version = newest;
-            }
+            writes.acknowledged.finish();
+            writes.firm.finish();
         }
         Keys(keys)
     }
@@ -78,17 +83,37 @@ impl<'a> Keys<'a> {
     }
 }
 
-impl KeyWrites<'_> {
+impl Acknowledged {
+    fn finish(&mut self) {
+        self.0.sort_by_key(|(answered_us, _)| *answered_us);
+        let mut newest = Version::ZERO;
+        for (_, version) in &mut self.0 {
+            newest = newest.max(*version);
+            *version = newest;
+        }
+    }
+
     /// The newest version acknowledged before `instant_us`.
     pub fn newest_before(&self, instant_us: u64) -> Option<Version> {
-        let before = self.acknowledged.partition_point(|(at, _)| *at < instant_us);
-        before.checked_sub(1).map(|last| self.acknowledged[last].1)
+        let before = self.0.partition_point(|(at, _)| *at < instant_us);
+        before.checked_sub(1).map(|last| self.0[last].1)
     }
 
     /// When `version` was acknowledged, where nothing newer had been acknowledged before.
     pub fn acknowledged_us(&self, version: Version) -> Option<u64> {
-        let older = self.acknowledged.partition_point(|(_, newest)| *newest < version);
-        self.acknowledged.get(older).map(|(at, _)| *at)
+        let older = self.0.partition_point(|(_, newest)| *newest < version);
+        self.0.get(older).map(|(at, _)| *at)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl KeyWrites<'_> {
+    /// The acknowledged writes that a read must show, where it promises freshness or not.
+    pub fn binding(&self, fresh: bool) -> &Acknowledged {
+        if fresh { &self.firm } else { &self.acknowledged }
     }
 
     /// Whether a sight shows less than `expected`: an older version, or nothing where no delete

@@ -10,7 +10,7 @@
 //! | `lost-write` | a read after everything settled shows less than an acknowledged write | each mode's default level | weaker levels are not looked at |
 //! | `value-from-nowhere` | an answer shows what nobody had asked to write to that key | every level | |
 //! | `version-from-nowhere` | an answer shows a version that no write of the key can have been given | every level | |
-//! | `version-used-twice` | two values written under one version | every level | |
+//! | `version-used-twice` | two writes under one version | every level | |
 //! | `shown-after-not-applied` | an answer shows a write that was answered `not_applied` | every level | |
 //! | `applied-twice` | one write shows under two versions | every level | |
 //! | `stale-read` | a read begun after a write was acknowledged shows less than it | `linearizable`; `quorum` with R + W > N | `local`, R + W ≤ N |
@@ -18,7 +18,8 @@
 //! | `deleted-key-came-back` | a key whose newest write is an acknowledged delete shows an older value | `linearizable`; `quorum` with R + W > N; every level once settled | other levels before that |
 //! | `replicas-differ` | two nodes hold different versions of a key once everything settled | `local` reads at the end | |
 //! | `lost-update` | a conditional write was acknowledged although its condition no longer held | every level | |
-//! | `level-not-served` | an answer served below the level asked for | `linearizable`, `quorum` | |
+//! | `level-not-served` | an answer served below the level asked for, or named `quorum` with R + W ≤ N | `linearizable`, `quorum` | |
+//! | `superseded-not-told` | an acknowledged write was not told of a newer version acknowledged before it began | leaderless mode, where the W of both exceed N together | |
 //! | `linearizability` | no order of a key's operations within their times explains the answers | leader mode: reads served as `linearizable` | leaderless mode: `quorum` |
 //!
 //! *Less* means an older version, or nothing at all where no delete explains it. Answers are reads,
@@ -39,6 +40,7 @@ mod rules;
 mod session;
 mod shortest;
 mod sights;
+mod superseded;
 #[cfg(test)]
 mod tests;
 mod versions;
@@ -73,7 +75,7 @@ fn plain_checks(history: &History) -> Vec<Finding> {
         rules::lost_writes(history, &keys),
         rules::values_from_nowhere(&keys, &sights),
         versions::versions_from_nowhere(&keys, &sights),
-        versions::versions_used_twice(history),
+        versions::versions_used_twice(history, &keys, &sights),
         rules::shown_after_not_applied(&keys, &sights),
         versions::applied_twice(&keys, &sights),
     ];
@@ -83,7 +85,14 @@ fn plain_checks(history: &History) -> Vec<Finding> {
     findings.extend(replicas::replicas_that_differ(history));
     findings.extend(conditions::lost_updates(history, &keys));
     findings.extend(rules::levels_not_served(history));
+    findings.extend(superseded::superseded_not_told(history));
     findings
+}
+
+/// Whether an acknowledged write does not bind reads at `quorum`: its answer says that it waited
+/// for too few replicas, or that reads do not repair.
+fn is_weak_write(op: &Op) -> bool {
+    matches!(op.served.map(|served| served.0), Some(EffectiveLevel::Eventual { .. }))
 }
 
 /// Whether a read promises to show every write acknowledged before it began. What the answer says

@@ -7,8 +7,8 @@ use super::{Action, Ended, Finding, History, Key, Level, Op, Tally};
 const LOOKS_FOR: &str = "a key of which two nodes hold different versions once everything settled";
 
 /// Compares what each node's own replica shows of each key at the end: the last answered read at
-/// `local`. A history without such reads has no finding; a key that some node did not answer for is
-/// unverified.
+/// `local`. A history without such reads has no finding; a key that some node did not answer for,
+/// or that was written and is not among them, is unverified.
 pub fn replicas_that_differ(history: &History) -> Option<Finding> {
     let mut last: BTreeMap<&Key, BTreeMap<u16, &Op>> = BTreeMap::new();
     let mut nodes: BTreeSet<u16> = BTreeSet::new();
@@ -31,9 +31,15 @@ pub fn replicas_that_differ(history: &History) -> Option<Finding> {
     }
     let level = "local, once settled";
     let mut tally = Tally::new("replicas-differ", LOOKS_FOR, level, true);
+    // One node alone differs from nobody, and a key that was written must be looked at.
+    let expected = nodes.len().max(usize::from(history.header.nodes.min(2)));
+    let written = history.ops.iter().filter(|op| op.is_acknowledged_write()).map(|op| &op.key);
+    for key in written {
+        last.entry(key).or_default();
+    }
     for (key, by_node) in last {
         tally.examined();
-        if by_node.len() < nodes.len() {
+        if by_node.len() < expected {
             tally.unverified();
         }
         let mut shown = by_node.values().map(|op| (&op.value, op.version));

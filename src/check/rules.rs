@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::sights::Sight;
 use super::{
     Action, Ended, Finding, History, Key, Keys, Level, Mode, Op, Tally, Version, describe,
-    promises_freshness,
+    is_weak_write, promises_freshness,
 };
 use crate::types::EffectiveLevel;
 
@@ -18,7 +18,8 @@ pub fn lost_writes(history: &History, keys: &Keys) -> Finding {
     for op in history.ops.iter().filter(|op| op.readback && op.action == Action::Get) {
         let answered = op.ended == Ended::Ok && op.level == level && op.r.is_none();
         *read_back.entry(&op.key).or_default() |= answered;
-        let expected = keys.get(&op.key).and_then(|w| Some((w, w.newest_before(u64::MAX)?)));
+        let expected =
+            keys.get(&op.key).and_then(|w| Some((w, w.acknowledged.newest_before(u64::MAX)?)));
         let Some((writes, expected)) = expected.filter(|_| answered) else { continue };
         tally.examined();
         let shows_less =
@@ -79,28 +80,32 @@ pub fn stale_reads(history: &History, keys: &Keys, sights: &[(&Key, Sight)]) -> 
     let looks_for = "a read that missed a write acknowledged before the read began";
     let mut levels: BTreeMap<(String, bool), Tally> = BTreeMap::new();
     // A client's own writes came before its reads even where the clock shows one microsecond.
-    let mut own: BTreeMap<(u32, &Key), Version> = BTreeMap::new();
+    let mut own: BTreeMap<(u32, &Key, bool), Version> = BTreeMap::new();
     let mut writes_before = history.ops.iter().peekable();
     for (key, sight) in sights.iter().filter(|(_, sight)| !sight.op.action.is_write()) {
         let op = sight.op;
         // Both are in the order of invocation.
         while let Some(before) = writes_before.next_if(|before| !std::ptr::eq(*before, op)) {
             if let Some(version) = before.version.filter(|_| before.is_acknowledged_write()) {
-                let newest = own.entry((before.client, &before.key)).or_insert(version);
-                *newest = (*newest).max(version);
+                // Reads that promise freshness are not bound by writes that reached too few.
+                for fresh in [false, true].iter().filter(|fresh| !**fresh || !is_weak_write(before))
+                {
+                    let own = own.entry((before.client, &before.key, *fresh)).or_insert(version);
+                    *own = (*own).max(version);
+                }
             }
         }
         let Some(writes) = keys.get(key) else { continue };
-        let expected =
-            writes.newest_before(op.invoked_us).max(own.get(&(op.client, *key)).copied());
-        let Some(expected) = expected else { continue };
         let promised = promises_freshness(history.header.mode, op);
+        let (binding, own) = (writes.binding(promised), own.get(&(op.client, *key, promised)));
+        let expected = binding.newest_before(op.invoked_us).max(own.copied());
+        let Some(expected) = expected else { continue };
         let tally = levels
             .entry((op.asked(), promised))
             .or_insert_with(|| Tally::new("stale-read", looks_for, &op.asked(), promised));
         tally.examined();
         if writes.shows_less(sight, expected) {
-            let since_us = writes.acknowledged_us(expected).unwrap_or(op.invoked_us);
+            let since_us = binding.acknowledged_us(expected).unwrap_or(op.invoked_us);
             let age_us = op.invoked_us.saturating_sub(since_us);
             tally.aged(age_us);
             tally.found(|| {
@@ -112,22 +117,31 @@ pub fn stale_reads(history: &History, keys: &Keys, sights: &[(&Key, Sight)]) -> 
     levels.into_values().map(Tally::done).collect()
 }
 
-/// Answers that were served below the level asked for. `r=` asks for less on purpose.
+/// Answers that were served below the level asked for, or under a name that they do not deserve.
+/// `r=` asks for less on purpose, and must be told so.
 pub fn levels_not_served(history: &History) -> Vec<Finding> {
-    let looks_for = "an answer served below the level that was asked for";
+    let looks_for = "an answer served below the level that was asked for, or said to be";
     let mut levels: BTreeMap<Level, Tally> = BTreeMap::new();
-    for op in history.ops.iter().filter(|op| op.is_answered_read() && op.r.is_none()) {
+    let answered_read =
+        |op: &&Op| op.ended == Ended::Ok && matches!(op.action, Action::Get | Action::List);
+    for op in history.ops.iter().filter(answered_read) {
         let Some(served) = op.served else { continue };
-        let kept = match (op.level, history.header.mode) {
-            (Level::Linearizable, _) | (Level::Quorum, Mode::Leader) => {
-                served.0 == EffectiveLevel::Linearizable
+        let kept = match (op.level, history.header.mode, served.0) {
+            // The name of a quorum says that R + W > N.
+            (_, _, EffectiveLevel::Quorum { r, w, n })
+                if u32::from(r) + u32::from(w) <= u32::from(n) =>
+            {
+                false
             }
-            (Level::Quorum, Mode::Leaderless) => match served.0 {
-                // Quorums that need not meet are none, whatever the answer calls them.
-                EffectiveLevel::Quorum { r, w, n } => u32::from(r) + u32::from(w) > u32::from(n),
-                level => level == EffectiveLevel::Linearizable,
-            },
-            (Level::Lease | Level::Local, _) => continue,
+            (Level::Linearizable, _, level) | (Level::Quorum, Mode::Leader, level) => {
+                level == EffectiveLevel::Linearizable
+            }
+            (Level::Quorum, Mode::Leaderless, level) => {
+                let quorum =
+                    matches!(level, EffectiveLevel::Quorum { .. } | EffectiveLevel::Linearizable);
+                quorum || op.r.is_some()
+            }
+            (Level::Lease | Level::Local, ..) => continue,
         };
         let tally = levels
             .entry(op.level)

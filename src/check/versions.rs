@@ -25,24 +25,34 @@ pub fn applied_twice(keys: &Keys, sights: &[(&Key, Sight)]) -> Finding {
     tally.done()
 }
 
-/// Writes of different values that were acknowledged under one version.
-pub fn versions_used_twice(history: &History) -> Finding {
-    let looks_for = "two values that were written under one version";
+/// Two writes under one version: the one that a write was acknowledged with, or that an answer shows
+/// it with.
+pub fn versions_used_twice(history: &History, keys: &Keys, sights: &[(&Key, Sight)]) -> Finding {
+    let looks_for = "two writes under one version";
     let mut tally = Tally::new("version-used-twice", looks_for, "every level", true);
+    let acknowledged = history.ops.iter().filter(|op| op.is_acknowledged_write());
+    let acknowledged = acknowledged.filter_map(|op| Some((op.version?, op)));
+    let shown = sights.iter().filter_map(|(key, sight)| {
+        let write = keys.shown_by(key, sight)?;
+        Some((sight.held()?.1?, write))
+    });
     let mut used: HashMap<Version, &Op> = HashMap::new();
-    for op in history.ops.iter().filter(|op| op.is_acknowledged_write() && op.value.is_some()) {
-        let Some(version) = op.version else { continue };
+    for (version, op) in acknowledged.chain(shown) {
         tally.examined();
-        if let Some(other) = used.insert(version, op).filter(|other| other.value != op.value) {
-            tally.found(|| {
-                let ((one, key), (two, also)) = ((&other.value, &other.key), (&op.value, &op.key));
-                let name = |value: &Option<Value>| value.as_ref().map(Value::to_string);
-                let (one, two) = (name(one).unwrap_or_default(), name(two).unwrap_or_default());
-                format!("value {one} of {key} and value {two} of {also}, both at {version}")
-            });
+        if let Some(other) = used.insert(version, op).filter(|other| !std::ptr::eq(*other, op)) {
+            tally.found(|| format!("{} and {}, both at {version}", in_words(other), in_words(op)));
         }
     }
     tally.done()
+}
+
+fn in_words(write: &Op) -> String {
+    match &write.value {
+        Some(value) => format!("value {value} of {}", write.key),
+        None => {
+            format!("client {}'s delete of {} ({} µs)", write.client, write.key, write.invoked_us)
+        }
+    }
 }
 
 /// Versions that answers show without a value, and that no write can have been given: more of them

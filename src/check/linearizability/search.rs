@@ -206,17 +206,16 @@ impl Problem {
 
     /// Small for what to try first: reads, then writes by version, then writes by their answers.
     fn rank(&self, chosen: Move) -> (u8, Option<Version>, u64) {
-        match chosen {
-            Move::Bind { place, .. } => (0, None, self.required[place].answered_us),
-            Move::Write { place } | Move::Optional { place } => {
-                let event = &self.required[place];
-                match event.leaves {
-                    Some(State::Holding { version: version @ Some(_), .. }) => {
-                        (1, version, event.answered_us)
-                    }
-                    _ => (2, None, event.answered_us),
-                }
+        let event = match chosen {
+            Move::Bind { place, .. } => return (0, None, self.required[place].answered_us),
+            Move::Write { place } => &self.required[place],
+            Move::Optional { place } => &self.optional[place],
+        };
+        match event.leaves {
+            Some(State::Holding { version: version @ Some(_), .. }) => {
+                (1, version, event.answered_us)
             }
+            _ => (2, None, event.answered_us),
         }
     }
 

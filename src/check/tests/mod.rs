@@ -2,9 +2,12 @@
 //! everything.
 
 mod against_judge;
+mod gaps;
 mod judge;
 mod linear;
 mod made;
+mod sessions;
 mod settled;
 mod shortening;
+mod superseded;
 mod whole_history;
