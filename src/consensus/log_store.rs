@@ -179,6 +179,8 @@ impl LogStore {
             });
             let (first, entries) = few.map_or((0, Vec::new()), |few| (few.first, few.records));
             state.index.committed = state.committed;
+            // Where there is nothing yet, nothing before this is needed: others use the log too.
+            let end = self.0.log.end();
             records.extend(entries.into_iter().map(|entry| record(Kind::RaftEntry, entry)));
             let positions = self.0.log.append(records, completion);
             let entries = (first..).zip(positions.iter().skip(small));
@@ -187,7 +189,7 @@ impl LogStore {
             // What is needed is decided by what these records will say, not by what happens until
             // they are durable: a purge that comes meanwhile may be lost in a crash.
             let stays = if moves.is_empty() { state.index.lowest_position() } else { None };
-            (moves, stays.into_iter().chain(positions.first().copied()).min())
+            (moves, stays.into_iter().chain(positions.first().copied()).min().unwrap_or(end))
         };
         durable.await?;
         let lowest = {
@@ -201,8 +203,7 @@ impl LogStore {
             state.index.lowest_position()
         };
         let log = self.0.log.clone();
-        // Where there is nothing yet, nothing is needed: others use the log too.
-        let needed = needed.into_iter().chain(lowest).min().unwrap_or_else(|| log.end());
+        let needed = lowest.map_or(needed, |lowest| lowest.min(needed));
         let release = move || log.release(LogUser::Raft, needed).map_err(io::Error::other);
         self.0.runtime.blocking(release).await
     }

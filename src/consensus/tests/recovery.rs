@@ -7,6 +7,7 @@ use super::support::*;
 use crate::consensus::raft_types::Vote;
 use crate::runtime::Runtime;
 use crate::storage::disk::{Disk, SimDisk};
+use crate::storage::log::{LogUser, Position};
 use crate::types::NodeId;
 
 const CACHE_BYTES: u64 = 1 << 20;
@@ -220,5 +221,31 @@ fn a_group_that_has_nothing_yet_does_not_hold_back_the_log_of_others() {
         let start = store.0.log.start();
         store.release().await.expect("released");
         assert!(store.0.log.start() > start, "the log was not cut");
+    });
+}
+
+#[test]
+fn a_vote_that_comes_while_nothing_is_released_is_not_released() {
+    in_a_world(|| async {
+        use crate::storage::log::{Kind, NewRecord};
+        let replica_writes = |bytes: usize| {
+            vec![NewRecord { kind: Kind::ReplicaWrites, payload: vec![7; bytes].into() }]
+        };
+        let (disk, runtime) = (SimDisk::new(1), Runtime::simulated(1, 1_000));
+        let mut store = open_store(&disk, &runtime, 0);
+        store.0.log.append_durably(replica_writes(100)).await.expect("durable");
+        let (release, new) = (store.clone(), vote(7));
+        // Both are under way before anything is durable.
+        let (released, saved) = tokio::join!(release.release(), store.save_vote(&new));
+        released.expect("released");
+        saved.expect("saved");
+        // Begins another segment, whose beginning is where the vote ends.
+        store.0.log.append_durably(replica_writes(5 << 10)).await.expect("durable");
+        store.0.log.release(LogUser::Raft, Position::default()).expect("released");
+
+        let runtime = crash(&disk, &runtime);
+        let mut store = open_store(&disk, &runtime, 0);
+        let found = store.get_log_reader().await.read_vote().await.expect("readable");
+        assert_eq!(found, Some(vote(7)));
     });
 }

@@ -44,6 +44,8 @@ pub(super) const fn record_bytes(payload_bytes: usize) -> u64 {
 pub(super) struct Head {
     pub kind: Kind,
     pub payload_bytes: usize,
+    /// All before the record was durable when it was written.
+    pub begins_write: bool,
     /// The payload has a whole sector of zeros.
     pub has_blank_sector: bool,
     checksum: u32,
@@ -137,8 +139,10 @@ pub(super) fn decode_head(bytes: &[u8; HEAD_BYTES], position: Position) -> Resul
     let number = bytes[4] & !(BEGINS_WRITE | HAS_BLANK_SECTOR);
     let kind = kind_from(number)
         .ok_or_else(|| format!("a record of kind {number}, which this version does not know"))?;
+    let begins_write = bytes[4] & BEGINS_WRITE != 0;
     let has_blank_sector = bytes[4] & HAS_BLANK_SECTOR != 0;
-    Ok(Head { kind, payload_bytes, has_blank_sector, checksum: checksum_of(bytes) })
+    let checksum = checksum_of(bytes);
+    Ok(Head { kind, payload_bytes, begins_write, has_blank_sector, checksum })
 }
 
 /// Whether this is the head of a record at `position` that is the first of a write.

@@ -12,8 +12,9 @@
 //!
 //! What is found is synced before it is replayed: after the death of the process alone, the tail may
 //! be in the operating system's memory only, and whoever takes a record from here relies on it. The
-//! header is written once more for that: where a sync of it failed before, the operating system shows
-//! it, takes it for written, and would never write it again.
+//! header and the last write are written once more for that: where a sync of them failed before, the
+//! operating system shows them, takes them for written, and would never write them again. The writer
+//! cuts off what it could not sync, but a process that is killed in that sync does not come to it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,6 +32,10 @@ const READ_BYTES: u64 = 512 << 10;
 /// How much is read at once in search of the last byte that is not zero, in bytes. Nearly always
 /// the last byte of the file is that byte.
 const LOOK_BACK_BYTES: u64 = 4 << 10;
+
+/// A segment that is no longer than this may be one whose creation was cut short, in bytes: the
+/// header, and zeros up to the end of what file systems hand out.
+const CREATED_BYTES: u64 = 8 << 10;
 
 /// Takes the records of a log while it is opened.
 pub(super) type Replay<'a> = dyn FnMut(ReplayedRecord<'_>) -> Result<(), String> + 'a;
@@ -107,6 +112,7 @@ fn open_newest(
         return Ok(segment.base);
     }
     let version = check_header(segment, &mut Reader::new(&*segment.file, used_bytes))?;
+    write_again(segment, last_write(segment, used_bytes)?, used_bytes)?;
     write_header(&*segment.file, segment.base, version, &options.metrics)?;
     // Without flags, nothing tells a hole from damage.
     let holes = (version > 1).then_some(Holes);
@@ -129,6 +135,35 @@ fn open_newest(
     end_position(segment, scanned)
 }
 
+/// Where the last write of a segment begins, or an earlier one where that cannot be told. Only it may
+/// not be durable, as a write begins once all before it is.
+fn last_write(segment: &Segment, used_bytes: u64) -> Result<u64, LogError> {
+    let mut reader = Reader::new(&*segment.file, used_bytes);
+    let mut offset = HEADER_BYTES as u64;
+    let mut last = offset;
+    while let Some(head) = reader.array::<HEAD_BYTES>(offset)? {
+        let position = Position(end_position(segment, offset)?);
+        let Ok(head) = codec::decode_head(&head, position) else { break };
+        if head.begins_write {
+            last = offset;
+        }
+        offset += head.record_bytes();
+    }
+    Ok(last)
+}
+
+/// Writes what is there again, as it is, for the next sync.
+fn write_again(segment: &Segment, from: u64, to: u64) -> io::Result<()> {
+    let mut offset = from;
+    while offset < to {
+        let mut bytes = vec![0; READ_BYTES.min(to - offset) as usize];
+        segment.file.read_exact_at(&mut bytes, offset)?;
+        segment.file.write_all_at(&bytes, offset)?;
+        offset += bytes.len() as u64;
+    }
+    Ok(())
+}
+
 /// Finishes a segment whose creation a crash cut short.
 fn create_again(
     segment: &Segment,
@@ -140,6 +175,10 @@ fn create_again(
     segment.file.read_exact_at(&mut found[..used_bytes], 0)?;
     if !codec::begins_header(&found[..used_bytes], segment.base) {
         return Err(segment.damaged(0, "what there is of the segment header is wrong".to_owned()));
+    }
+    // Records are written only once the header is durable.
+    if file_bytes > CREATED_BYTES {
+        return Err(segment.damaged(0, "the segment header of records is gone".to_owned()));
     }
     tracing::warn!(
         file = segment.path,

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::support::{Answers, Opened, Seen, record, segments, simulated, try_open};
+use super::support::{Answers, Opened, Seen, open, record, segments, simulated, try_open};
 use crate::runtime::Runtime;
-use crate::storage::disk::SimDisk;
+use crate::storage::disk::{Disk, SimDisk};
 use crate::storage::log::{Kind, LogUser, Position};
+
+const HEADER_BYTES: usize = 20;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -218,4 +220,36 @@ fn a_sync_that_fails_after_a_removal_failed_leaves_nothing_to_be_trusted() {
         Step::Close,
     ];
     run(0, steps);
+}
+
+/// The writer had no time to cut off what it could not sync.
+#[test]
+fn what_a_process_killed_in_a_failing_sync_wrote_is_durable_before_it_is_replayed() {
+    simulated(|runtime| async move {
+        for (seed, lengths) in [(1, vec![20]), (2, vec![0, 5, 9]), (3, vec![3_000])] {
+            let disk = SimDisk::new(seed);
+            let log = open(&disk, &runtime).log;
+            log.append_durably(vec![record(b"acknowledged")]).await.expect("appends");
+            let path = segments(&disk).pop().expect("a segment");
+            let durable = disk.contents(&path).expect("is there").len();
+            let last = lengths.iter().map(|length| record(&vec![7; *length])).collect();
+            log.append_durably(last).await.expect("appends");
+            log.close().await;
+            let path = segments(&disk).pop().expect("a segment");
+            let whole = disk.contents(&path).expect("is there");
+            let durable = if lengths == [3_000] { HEADER_BYTES } else { durable };
+            let file = disk.open(&path).expect("opens");
+            file.set_len(durable as u64).expect("takes the last write away");
+            file.sync().expect("syncs");
+            file.write_all_at(&whole[durable..], durable as u64).expect("writes it");
+            disk.fail_next_sync();
+            file.sync().expect_err("the sync that was asked to fail");
+
+            let opened = open(&disk, &runtime);
+            assert_eq!(opened.replayed.len(), 1 + lengths.len(), "the page cache still shows it");
+            opened.log.close().await;
+            disk.crash();
+            assert_eq!(open(&disk, &runtime).replayed, opened.replayed, "seed {seed}");
+        }
+    });
 }

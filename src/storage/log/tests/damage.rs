@@ -223,6 +223,12 @@ fn a_segment_whose_creation_was_cut_short_is_created_again() {
                 opens_with(&disk, &runtime, &appended, 1).await;
             }
         }
+        for cut in [0, HEADER_BYTES - 1] {
+            // Records were there, and so was the header.
+            put(&disk, &next, &header[..cut]);
+            replace_tail(&disk, &next, cut, &vec![0; 20 << 10]);
+            assert_eq!(refused(&disk, &runtime, "an emptied segment"), (next.clone(), 0));
+        }
         put(&disk, &next, b"QRLOX");
         assert_eq!(refused(&disk, &runtime, "what is no header"), (next.clone(), 0));
     });

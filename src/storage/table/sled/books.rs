@@ -14,8 +14,10 @@ use super::ledger::{Ledger, Sum};
 use super::rows::{self, LEDGER_KEY, ROWS_END, Stored};
 use crate::storage::table::{TableBatch, TableError};
 
-/// Rows that are checked in one step: at most some milliseconds, which writes wait.
+/// What is checked in one step, in rows and in bytes of values, and one row more: at most some
+/// milliseconds, which writes wait.
 const CHECK_STEP_ROWS: usize = 256;
+const CHECK_STEP_BYTES: usize = 1 << 20;
 
 /// The ledger, and the check that is under way.
 #[derive(Default)]
@@ -111,29 +113,47 @@ impl Books {
             Some(cursor) => Bound::Excluded(&cursor[..]),
             None => Bound::Included(&first[..]),
         };
-        let mut read = 0;
-        let mut last = None;
+        let (mut read, mut bytes) = (0, 0);
         for row in db.range::<&[u8], _>((from, Bound::Excluded(&ROWS_END[..]))) {
             let (row, stored) = row?;
             let key = rows::key_of(&row);
             let form = Stored::parse(&stored)?;
             check.sum.add(form.hash(key));
+            bytes += stored.len();
             if matches!(form, Stored::Parts(_)) {
                 // Reading a value in parts compares it with the hash that was counted.
-                rows::read(db, &row, stored.clone())?;
+                bytes += rows::read(db, &row, stored.clone())?.map_or(0, |value| value.len());
             }
-            last = Some(row);
             read += 1;
-            if read == CHECK_STEP_ROWS {
-                break;
+            if read == CHECK_STEP_ROWS || bytes >= CHECK_STEP_BYTES {
+                check.cursor = Some(row.to_vec());
+                return Ok(true);
             }
-        }
-        if read == CHECK_STEP_ROWS {
-            check.cursor = last.map(|row| row.to_vec());
-            return Ok(true);
         }
         let found = check.sum;
         self.check = None;
         self.ledger.sum.check(found).map(|()| false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_a_check_reads_few_long_values() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let db = sled::open(dir.path()).expect("opens");
+        let mut books = Books::open(&db).expect("new");
+        let mut batch = TableBatch::default();
+        (0..6_u8).for_each(|key| batch.put(vec![key], vec![key; CHECK_STEP_BYTES / 2]));
+        let changes = books.write(&db, batch).expect("written");
+        db.apply_batch(changes).expect("applied");
+        books.begin_check();
+        let mut steps = 1;
+        while books.check_step(&db).expect("all is right") {
+            steps += 1;
+        }
+        assert_eq!(steps, 4, "two rows a step, and the end");
     }
 }
