@@ -201,7 +201,7 @@ fn difference(world: &World) -> Option<String> {
     let tables: Vec<(NodeId, Vec<(Bytes, Bytes)>)> = live(world)
         .filter_map(|machine| {
             let running = machine.running()?;
-            Some((machine.id(), user_rows(&*running.table)))
+            Some((machine.id(), user_rows(&world.shared, &*running.table)))
         })
         .collect();
     let replicas = match mode {
@@ -230,9 +230,12 @@ fn difference(world: &World) -> Option<String> {
     None
 }
 
-fn user_rows(table: &dyn Table) -> Vec<(Bytes, Bytes)> {
+fn user_rows(shared: &Shared, table: &dyn Table) -> Vec<(Bytes, Bytes)> {
     let (from, to) = rows::data_range();
-    table.scan(&from, &to, usize::MAX).unwrap_or_default()
+    table.scan(&from, &to, usize::MAX).unwrap_or_else(|error| {
+        shared.broken("table-unreadable", error.to_string());
+        Vec::new()
+    })
 }
 
 /// Reads every key through every node, at the default level and at `local`, for the checks.

@@ -30,6 +30,12 @@ const STOP_WITHIN: Duration = Duration::from_secs(30);
 const RESTART_AFTER: Duration = Duration::from_millis(300);
 const RESTART_FULL_AFTER: Duration = Duration::from_millis(1_500);
 
+/// What a node says of a wiped directory, of a full disk, and of a sync that failed: a fault excuses
+/// only what it can be the reason of.
+const WIPED: &str = "known to its peers with other data";
+const FULL: &str = "disk is full";
+const FAILED_SYNC: &str = "sync failed";
+
 /// The wires of a world, and what is wrong with them.
 #[derive(Clone)]
 pub(super) struct Wires {
@@ -223,7 +229,7 @@ impl Machine {
         let soon = Process::Down(Some(shared.runtime.now() + RESTART_AFTER));
         let failed_sync = self.take_failed_sync();
         self.process = match self.excuses {
-            _ if self.own_disk.is_some() => {
+            _ if self.own_disk.is_some() && reason.contains(WIPED) => {
                 shared.happened("a wiped node was refused");
                 self.put_own_disk_back();
                 soon
@@ -232,7 +238,7 @@ impl Machine {
                 shared.happened("a damaged node was refused");
                 Process::Refused
             }
-            Excuses { full: true, .. } => {
+            Excuses { full: true, .. } if reason.contains(FULL) => {
                 Process::Down(Some(shared.runtime.now() + RESTART_FULL_AFTER))
             }
             _ if failed_sync => soon,
@@ -336,7 +342,9 @@ impl Machine {
     fn stopped_itself(&mut self, shared: &Shared, reason: &str) {
         let Excuses { full, damaged } = self.excuses;
         let failed_sync = self.take_failed_sync();
-        if self.own_disk.is_some() {
+        let full = full && reason.contains(FULL);
+        let failed_sync = failed_sync && reason.contains(FAILED_SYNC);
+        if self.own_disk.is_some() && reason.contains(WIPED) {
             shared.happened("a wiped node was refused");
             self.put_own_disk_back();
         } else if failed_sync || full || damaged {

@@ -116,6 +116,11 @@ pub(super) fn read_answer(op: &mut Op, answer: Answer) -> Result<(), String> {
     };
     op.status = status.as_u16();
     op.served = text(&headers, "quorate-consistency").and_then(|text| text.parse::<Served>().ok());
+    let answered =
+        status.is_success() || (status == StatusCode::NOT_FOUND && !op.action.is_write());
+    if answered && op.served.is_none() {
+        return Err(format!("a {status} that does not say at which level it was served"));
+    }
     let etag = version_in(&headers, "etag");
     if op.action.is_write() {
         return read_write(op, status, &headers, etag, &body);

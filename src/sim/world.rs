@@ -249,7 +249,9 @@ impl World {
                 shared.say(format_args!("BROKEN {}: {:?}", finding.check, finding.examples));
                 broken.push(Broken::found(finding));
             } else if finding.is_unverified() {
-                shared.say(format_args!("unverified: {}", finding.check));
+                let what = format!("{} at {} could not be decided", finding.check, finding.level);
+                shared.say(format_args!("BROKEN undecided: {what}"));
+                broken.push(Broken::seen("undecided", what));
             }
         }
         shared.say(format_args!("what happened: {}", notes.coverage));

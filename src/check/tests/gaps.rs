@@ -178,7 +178,7 @@ fn replicas_that_nobody_compared_are_unverified() {
 
 #[test]
 fn a_version_is_used_twice_also_by_a_delete_and_by_a_write_that_only_a_read_shows() {
-    let twice = vec!["version-used-twice".to_owned()];
+    let twice = ["version-used-twice".to_owned()];
     let mut by_delete = Made::new(Mode::Leader);
     by_delete.put(1).key = Key::new("other", 8).expect("a key");
     delete(&mut by_delete, Some(1));
