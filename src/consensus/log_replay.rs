@@ -33,8 +33,8 @@ pub(super) struct LogReplay {
     highest: Option<LogId>,
     /// The index of the first slot.
     first: u64,
-    /// Where entries lie; `None` for one that no record told of yet.
-    slots: VecDeque<Option<Position>>,
+    /// Where entries lie, and their terms; `None` for one that no record told of yet.
+    slots: VecDeque<Option<(Position, u64)>>,
 }
 
 impl LogReplay {
@@ -82,8 +82,16 @@ impl LogReplay {
         while index >= self.next() {
             self.slots.push_back(None);
         }
+        let term = log_id.leader_id.term;
         if let Some(slot) = self.slots.get_mut((index - self.first) as usize) {
-            *slot = Some(record.position);
+            // What takes the place of another entry comes after a truncation: a rewrite is the same.
+            if let Some((_, before)) = slot.filter(|(_, before)| *before != term) {
+                return Err(format!(
+                    "Raft entry {index} of term {term} follows one of term {before} that was never \
+                     truncated"
+                ));
+            }
+            *slot = Some((record.position, term));
         }
         self.highest = self.highest.max(Some(log_id));
         if self.last.is_none_or(|last| index > last.index) {
@@ -128,7 +136,7 @@ impl LogReplay {
         let mut positions = VecDeque::new();
         for index in base..end {
             let slot = index.checked_sub(self.first).and_then(|at| self.slots.get(at as usize));
-            let Some(position) = slot.copied().flatten() else {
+            let Some((position, _)) = slot.copied().flatten() else {
                 return Err(format!(
                     "the Raft log goes from entry {base} to entry {}, and entry {index} is missing",
                     end - 1
@@ -214,17 +222,25 @@ mod tests {
             let kind = Kind::RaftEntry;
             replay.take(ReplayedRecord { kind, payload: &payload, position }).expect("taken");
         };
-        let log = |truncated: bool| {
-            let mut replay = LogReplay::default();
-            (0..4).for_each(|index| take(&mut replay, 1, index));
-            if truncated {
-                replay.truncate_after(Some(log_id(1, 1)));
-            }
-            take(&mut replay, 2, 2);
-            replay.finish()
-        };
-        assert_eq!(log(true).expect("whole").last, Some(log_id(2, 2)));
-        assert!(log(false).err().expect("refused").contains("and yet holds"));
+        let mut truncated = LogReplay::default();
+        (0..4).for_each(|index| take(&mut truncated, 1, index));
+        truncated.truncate_after(Some(log_id(1, 1)));
+        take(&mut truncated, 2, 2);
+        assert_eq!(truncated.finish().expect("whole").last, Some(log_id(2, 2)));
+        let mut falling = LogReplay::default();
+        (0..3).for_each(|index| take(&mut falling, 2, index));
+        take(&mut falling, 1, 3);
+        assert!(falling.finish().err().expect("refused").contains("and yet holds"));
+        let mut replay = LogReplay::default();
+        (0..4).for_each(|index| take(&mut replay, 1, index));
+        let payload = codec::encode_entry(&crate::consensus::raft_types::Entry {
+            log_id: log_id(2, 3),
+            payload: openraft::EntryPayload::Blank,
+        });
+        let (payload, position) = (payload.expect("encodes"), Position(9));
+        let twice =
+            replay.take(ReplayedRecord { kind: Kind::RaftEntry, payload: &payload, position });
+        assert!(twice.expect_err("refused").contains("never truncated"));
     }
 
     #[test]

@@ -34,6 +34,9 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 /// Replicas must be equal without reads within this time, where no message was lost.
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often a read at the end is tried again that was not answered.
+const READ_BACK_TRIES: usize = 50;
+
 /// A pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -246,7 +249,14 @@ async fn read_everything(shared: Shared, nodes: Arc<Vec<NodeId>>, keys: Arc<Vec<
     {
         for key in keys.iter() {
             for node in nodes.iter() {
-                let op = read_back(&shared, client, *node, key, level).await;
+                let mut op = read_back(&shared, client, *node, key, level).await;
+                for _ in 0..READ_BACK_TRIES {
+                    if op.ended == Ended::Ok {
+                        break;
+                    }
+                    shared.runtime.sleep(LOOK_AGAIN).await;
+                    op = read_back(&shared, client, *node, key, level).await;
+                }
                 ops.lock().push(op);
             }
         }

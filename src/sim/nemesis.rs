@@ -21,6 +21,10 @@ const FORMING: Duration = Duration::from_millis(5_000);
 /// A crash at any await: it comes within so many polls of the node's tasks.
 const CRASH_WITHIN_POLLS: u64 = 400;
 
+/// A leader that was cut off is killed so long after the cut heals: while its log loses its end.
+const STRIKE_AFTER: Duration = Duration::from_millis(30);
+const STRIKE_WITHIN_MS: u64 = 300;
+
 /// How far a clock may be off, in milliseconds: some of it within the drift that is allowed.
 const SKEWS_MS: [i64; 6] = [-3_000, -450, -60, 60, 450, 3_000];
 
@@ -37,6 +41,9 @@ pub(super) struct Nemesis {
 /// How a fault ends.
 enum Undo {
     HealLinks,
+    /// Heals the links and, where the world has such faults, kills the node while it catches up.
+    HealAndStrike(usize),
+    Strike(usize),
     Resume(usize),
     FreeDisk(usize),
     SpeedUpDisk(usize),
@@ -66,6 +73,9 @@ impl Nemesis {
             }
             let (next, undo) = match undo.take() {
                 Some(undo) => match end(world, undo) {
+                    Some(strike @ Undo::Strike(_)) => {
+                        (STRIKE_AFTER + jitter(&world.shared, STRIKE_WITHIN_MS), Some(strike))
+                    }
                     Some(more) => (around(world, world.shared.plan.lasting), Some(more)),
                     None => (around(world, world.shared.plan.gap), None),
                 },
@@ -81,7 +91,8 @@ impl Nemesis {
             let mut undo = undo.take();
             while let Some(one) = undo {
                 undo = match one {
-                    Undo::RollOn(_) => None,
+                    Undo::RollOn(_) | Undo::Strike(_) => None,
+                    Undo::HealAndStrike(_) => end(world, Undo::HealLinks),
                     other => end(world, other),
                 };
             }
@@ -290,9 +301,11 @@ fn begin_on_links(world: &World, fault: Fault, node: usize) -> Option<Undo> {
         Fault::Reset => world.wires.network.reset(one, other),
         Fault::IsolateOne => faults.isolate(one, &others),
         Fault::IsolateLeader => {
-            let leader = ids[leader(world)?];
-            let rest: Vec<NodeId> = ids.iter().copied().filter(|id| *id != leader).collect();
-            faults.isolate(leader, &rest);
+            let place = leader(world)?;
+            let rest: Vec<NodeId> = ids.iter().copied().filter(|id| *id != ids[place]).collect();
+            faults.isolate(ids[place], &rest);
+            shared.say(format_args!("the leader, node {}, is cut off", ids[place]));
+            return Some(Undo::HealAndStrike(place));
         }
         Fault::SplitMajority => {
             let (minority, majority) = ids.split_at((ids.len() - 1) / 2);
@@ -339,6 +352,21 @@ fn end(world: &mut World, undo: Undo) -> Option<Undo> {
     let shared = world.shared.clone();
     match undo {
         Undo::HealLinks => world.wires.faults.heal(),
+        Undo::HealAndStrike(node) => {
+            world.wires.faults.heal();
+            let may = |fault| matches!(fault, &Fault::Kill | &Fault::Crash | &Fault::PowerCut);
+            if shared.plan.faults.iter().any(may) {
+                return Some(Undo::Strike(node));
+            }
+        }
+        Undo::Strike(node) => {
+            let (wires, back) = (world.wires.clone(), shared.runtime.now() + STRIKE_AFTER);
+            let machine = &mut world.machines[node];
+            if machine.running().is_some() {
+                shared.say(format_args!("node {} is killed as it comes back", machine.id()));
+                machine.end(&shared, &wires, Ending::Exit, Some(back));
+            }
+        }
         Undo::Resume(node) => {
             if let Some(running) = world.machines[node].running() {
                 running.runtime.resume();
