@@ -335,7 +335,13 @@ impl Inner {
     fn check_step(&self) -> Result<bool, TableError> {
         self.guarded(|| {
             let _no_apply = self.views.lock();
-            self.books.lock().check_step(&self.db)
+            let mut books = self.books.lock();
+            let done = caught(|| books.check_step(&self.db));
+            if let Err(error) = &done {
+                // Before anybody else can see that the check has ended.
+                drop(self.failed.set(self.named(error)));
+            }
+            done
         })
     }
 
