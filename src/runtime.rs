@@ -52,6 +52,12 @@ struct Inner {
     simulated: Option<Simulated>,
 }
 
+/// Maps a uniformly random number to one below `bound`; 0 where `bound` is 0.
+pub fn below(random: u64, bound: u64) -> u64 {
+    // Lemire's multiply-shift; the bias is below 2^-32 for the bounds used here.
+    ((u128::from(random) * u128::from(bound)) >> 64) as u64
+}
+
 impl Runtime {
     /// The process's own tokio runtime, the system clock and operating system randomness.
     pub fn real() -> Runtime {
@@ -194,8 +200,7 @@ impl Runtime {
 
     /// A uniformly random number below `bound`; 0 where `bound` is 0.
     pub fn random_below(&self, bound: u64) -> u64 {
-        // Lemire's multiply-shift; the bias is below 2^-32 for the bounds used here.
-        ((u128::from(self.random_u64()) * u128::from(bound)) >> 64) as u64
+        below(self.random_u64(), bound)
     }
 
     /// Ends every task of a simulated node, now and for ever, as a crash does.

@@ -42,7 +42,7 @@ mod body;
 mod cluster;
 mod conditions;
 mod counters;
-mod cursor;
+pub(crate) mod cursor;
 mod failure;
 mod headers;
 mod kv;

@@ -90,6 +90,7 @@ pub fn describe(read: &Op) -> String {
 pub fn covers(list: &Op, key: &Key) -> bool {
     let Some(items) = &list.items else { return false };
     key.as_str().starts_with(list.key.as_str())
+        && list.after.as_ref().is_none_or(|after| key > after)
         && (!list.more || items.last().is_some_and(|last| *key <= last.key))
 }
 

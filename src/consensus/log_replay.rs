@@ -29,8 +29,6 @@ pub(super) struct LogReplay {
     purged: Option<LogId>,
     /// The last entry, or where a truncation left the end.
     last: Option<LogId>,
-    /// The highest log id of any entry that was not truncated.
-    highest: Option<LogId>,
     /// The index of the first slot.
     first: u64,
     /// Where entries lie, and their terms; `None` for one that no record told of yet.
@@ -93,7 +91,6 @@ impl LogReplay {
             }
             *slot = Some((record.position, term));
         }
-        self.highest = self.highest.max(Some(log_id));
         if self.last.is_none_or(|last| index > last.index) {
             self.last = Some(log_id);
         }
@@ -107,7 +104,6 @@ impl LogReplay {
         // One that begins after the end, as it comes from before a purge, cuts nothing.
         if self.last.is_some_and(|end| end.index >= next) {
             self.last = last.max(self.purged);
-            self.highest = self.last;
         }
     }
 
@@ -126,22 +122,24 @@ impl LogReplay {
         while self.first < base && self.slots.pop_front().is_some() {
             self.first += 1;
         }
-        // Terms never fall along a Raft log (Ongaro, Ousterhout, "In Search of an Understandable
-        // Consensus Algorithm", 2014, section 5.3): the last entry has the highest log id.
-        if let (Some(last), Some(highest)) = (self.last, self.highest)
-            && highest > last
-        {
-            return Err(format!("the Raft log ends with entry {last}, and yet holds {highest}"));
-        }
         let mut positions = VecDeque::new();
+        let mut highest = self.purged.map_or(0, |purged| purged.leader_id.term);
         for index in base..end {
             let slot = index.checked_sub(self.first).and_then(|at| self.slots.get(at as usize));
-            let Some((position, _)) = slot.copied().flatten() else {
+            let Some((position, term)) = slot.copied().flatten() else {
                 return Err(format!(
                     "the Raft log goes from entry {base} to entry {}, and entry {index} is missing",
                     end - 1
                 ));
             };
+            // Terms never fall along a Raft log (Ongaro, Ousterhout, "In Search of an Understandable
+            // Consensus Algorithm", 2014, section 5.3).
+            if term < highest {
+                return Err(format!(
+                    "Raft entry {index} has term {term}, and an entry before it term {highest}"
+                ));
+            }
+            highest = term;
             positions.push_back(position);
         }
         let LogReplay { vote, committed, purged, last, .. } = self;
@@ -230,7 +228,7 @@ mod tests {
         let mut falling = LogReplay::default();
         (0..3).for_each(|index| take(&mut falling, 2, index));
         take(&mut falling, 1, 3);
-        assert!(falling.finish().err().expect("refused").contains("and yet holds"));
+        assert!(falling.finish().err().expect("refused").contains("an entry before it term 2"));
         let mut replay = LogReplay::default();
         (0..4).for_each(|index| take(&mut replay, 1, index));
         let payload = codec::encode_entry(&crate::consensus::raft_types::Entry {

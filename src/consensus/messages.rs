@@ -18,7 +18,8 @@ pub(super) enum VoteMessage {
 pub(super) type TransferMessage = TransferLeaderRequest<TypeConfig>;
 pub(super) type TransferAnswer = TransferLeaderResponse<TypeConfig>;
 
-/// For `Service::RaftSnapshot`. `transfer` tells one attempt from the next.
+/// For `Service::RaftSnapshot`. `transfer` tells one attempt from the next. Every message may be sent
+/// again where its answer was lost: the second is answered as the first was.
 #[derive(Serialize, Deserialize)]
 pub(super) enum SnapshotMessage {
     /// A leader with this vote begins to send; what came before is void.
@@ -33,6 +34,8 @@ pub(super) enum SnapshotMessage {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum SnapshotAnswer {
     Taken,
+    /// A page that does not follow the last one taken: this many were.
+    Has(u64),
     /// Not taken: begin again.
     Rejected(String),
     /// Not taken: the receiver follows a later leader.

@@ -1,4 +1,8 @@
 //! Receiving a snapshot: pages into a file, then the file into the table.
+//!
+//! Guarantees: a message that comes again, as its answer was lost, changes nothing and is answered as
+//! the first was; so a transfer goes on after a link was cut. A process that restarts knows of no
+//! transfer, and is sent another.
 
 use std::io;
 use std::sync::Arc;
@@ -20,6 +24,8 @@ pub(super) struct Receiver {
     raft: Raft,
     machine: Arc<Machine>,
     transfer: Option<Transfer>,
+    /// The last transfer that was installed, and what was answered.
+    installed: Option<(u64, Vote)>,
 }
 
 /// The transfer under way.
@@ -31,7 +37,7 @@ struct Transfer {
 
 impl Receiver {
     pub(super) fn new(raft: Raft, machine: Arc<Machine>) -> Receiver {
-        Receiver { raft, machine, transfer: None }
+        Receiver { raft, machine, transfer: None, installed: None }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Inbound>) {
@@ -64,7 +70,19 @@ impl Receiver {
         })
     }
 
+    /// The answer to a transfer that is over.
+    fn over(&self, id: u64) -> Option<SnapshotAnswer> {
+        let (_, vote) = self.installed.filter(|(installed, _)| *installed == id)?;
+        Some(SnapshotAnswer::Installed(vote))
+    }
+
     async fn begin(&mut self, id: u64, vote: Vote) -> io::Result<SnapshotAnswer> {
+        if let Some(over) = self.over(id) {
+            return Ok(over);
+        }
+        if self.transfer.as_ref().is_some_and(|transfer| transfer.id == id) {
+            return Ok(SnapshotAnswer::Taken);
+        }
         let known = self.raft.metrics().borrow_watched().vote;
         let under_way = self.transfer.as_ref().map(|transfer| transfer.vote);
         for other in [Some(known), under_way].into_iter().flatten() {
@@ -91,13 +109,18 @@ impl Receiver {
         checksum: u32,
         page: Bytes,
     ) -> io::Result<SnapshotAnswer> {
-        let mut transfer = self.under_way(id)?;
-        if number != transfer.file.pages() {
-            let expected = transfer.file.pages();
-            return Err(codec::invalid("a page", format!("number {number}, not {expected}")));
+        if let Some(over) = self.over(id) {
+            return Ok(over);
         }
         if crc32c::crc32c(&page) != checksum {
             return Err(codec::invalid("a page", "its checksum is wrong"));
+        }
+        let mut transfer = self.under_way(id)?;
+        let taken = transfer.file.pages();
+        if number != taken {
+            self.transfer = Some(transfer);
+            let again = number < taken;
+            return Ok(if again { SnapshotAnswer::Taken } else { SnapshotAnswer::Has(taken) });
         }
         let append = move || transfer.file.append(&page).map(|()| transfer);
         self.transfer = Some(self.machine.runtime.blocking(append).await?);
@@ -105,6 +128,9 @@ impl Receiver {
     }
 
     async fn end(&mut self, id: u64, vote: Vote, manifest: Manifest) -> io::Result<SnapshotAnswer> {
+        if let Some(over) = self.over(id) {
+            return Ok(over);
+        }
         let transfer = self.under_way(id)?;
         let runtime = &self.machine.runtime;
         let delay = self.machine.disk.simulated_sync_delay();
@@ -119,6 +145,7 @@ impl Receiver {
         };
         let installed = self.raft.install_full_snapshot(vote, snapshot).await;
         let response = installed.map_err(|error| io::Error::other(error.to_string()))?;
+        self.installed = Some((id, response.vote));
         Ok(SnapshotAnswer::Installed(response.vote))
     }
 }

@@ -1,5 +1,8 @@
 //! Sending a snapshot: a view of the table, page by page.
 //!
+//! Guarantees: a transfer outlives a cut link and lost answers, for a bounded time, without starting
+//! again; the view is let go once all pages were taken.
+//!
 //! **Why a newer snapshot than the one asked for is safe.** openraft names a snapshot by the log id
 //! applied when it asked, and notes for the follower that it has everything up to there. What is
 //! sent is the table a little later, applied up to the same or a later, committed log id. The follower installs
@@ -7,11 +10,13 @@
 //! overlap with what it has: a follower accepts a previous log id at or below what it knows to be
 //! committed, and skips entries that it has. They are not purged before they are sent.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use openraft::errors::{NetworkError, StreamingError};
 use openraft::raft::SnapshotResponse;
@@ -24,16 +29,24 @@ use super::pins::Pin;
 use super::raft_types::{TypeConfig, Vote};
 use super::snapshot::Manifest;
 use super::state_machine::{Capture, Machine, next_page};
-use crate::peer::{Lane, Service};
+use crate::peer::{Lane, PeerError, Service};
 use crate::storage::table::TableError;
 
 /// Pages on their way at once: enough to fill a link, and little to hold in memory.
 const PAGE_WINDOW: usize = 4;
 
-/// How long a follower may take to write down a page.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the answer to a message is waited for before it is sent again. Longer than a slow disk
+/// takes for a page; a repeated message that was only slow is answered as the first.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a follower may take to replace its whole table. A broken link is told at once.
+/// For so long a transfer goes on where nothing gets through; then openraft begins another.
+const RESUME_WITHIN: Duration = Duration::from_secs(30);
+
+/// The pause before a message is sent again.
+const RESUME_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a follower may take to replace its whole table. It is asked again meanwhile, as the
+/// answer may be lost.
 pub(super) const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 type Failure = StreamingError<TypeConfig>;
@@ -43,6 +56,31 @@ enum Step {
     Taken,
     /// The transfer is over, and this is the receiver's vote.
     Over(Vote),
+}
+
+/// Why a message has no answer.
+enum Undelivered {
+    /// It, or its answer, was lost: it may be sent again.
+    Lost(PeerError),
+    /// The answer cannot be understood.
+    Nonsense(io::Error),
+}
+
+type Answer = BoxFuture<'static, Result<SnapshotAnswer, Undelivered>>;
+
+/// How sending the pages ended.
+enum Sent {
+    /// All were taken.
+    All(Manifest),
+    /// The transfer is over, and this is the receiver's vote.
+    Over(Vote),
+}
+
+/// The pages that were not answered yet, and what waits for their answers.
+#[derive(Default)]
+struct Window {
+    pages: VecDeque<(u64, Bytes)>,
+    answers: FuturesOrdered<Answer>,
 }
 
 /// One attempt to send a snapshot.
@@ -68,48 +106,107 @@ impl<'a> Sender<'a> {
     pub(super) async fn send(self) -> Result<SnapshotResponse<TypeConfig>, Failure> {
         let one_at_a_time = self.machine.sending.lock().await;
         let begin = SnapshotMessage::Begin { transfer: self.transfer, vote: self.vote };
-        if let Step::Over(vote) = self.tell(&begin, PAGE_TIMEOUT)?.await? {
+        if let Step::Over(vote) = self.deliver(&begin, RESUME_WITHIN).await? {
             return Ok(SnapshotResponse::new(vote));
         }
         let machine = self.machine.clone();
         let capture = self.machine.runtime.blocking(move || machine.capture()).await;
-        let mut capture = capture.map_err(|error| network_error(&error))?;
-        let (mut pages, mut checksum) = (0, 0);
-        let mut answers = FuturesOrdered::new();
-        loop {
-            let (taken, page) = self.next_page(capture).await?;
-            capture = taken;
-            let Some(page) = page else { break };
-            checksum = crc32c::crc32c_append(checksum, &page);
-            let message = SnapshotMessage::Page {
-                transfer: self.transfer,
-                number: pages,
-                checksum: crc32c::crc32c(&page),
-                page,
-            };
-            pages += 1;
-            answers.push_back(self.tell(&message, PAGE_TIMEOUT)?);
-            while answers.len() >= PAGE_WINDOW {
-                if let Some(Step::Over(vote)) = answers.next().await.transpose()? {
-                    return Ok(SnapshotResponse::new(vote));
-                }
-            }
-        }
-        while let Some(answer) = answers.next().await {
-            if let Step::Over(vote) = answer? {
-                return Ok(SnapshotResponse::new(vote));
-            }
-        }
-        // Installing takes the follower long; the view and the turn are for the others.
-        let Capture { group, view } = capture;
-        drop(view);
+        let capture = capture.map_err(|error| network_error(&error))?;
+        let manifest = match self.send_pages(capture).await? {
+            Sent::All(manifest) => manifest,
+            Sent::Over(vote) => return Ok(SnapshotResponse::new(vote)),
+        };
+        // Installing takes the follower long; the turn is for the others, as is the view by now.
         drop(one_at_a_time);
-        self.end(Manifest { group, pages, checksum }).await
+        self.end(manifest).await
+    }
+
+    /// Sends every page, some on their way at once. Where one was lost, with the link or alone, it
+    /// is sent again with all that followed: go-back-N (Tanenbaum, "Computer Networks", 3.4.2).
+    async fn send_pages(&self, mut capture: Capture) -> Result<Sent, Failure> {
+        let mut window = Window::default();
+        let (mut pages, mut checksum, mut more) = (0, 0, true);
+        let mut resume_until = self.machine.runtime.now() + RESUME_WITHIN;
+        loop {
+            while more && window.pages.len() < PAGE_WINDOW {
+                let (taken, page) = self.next_page(capture).await?;
+                capture = taken;
+                let Some(page) = page else {
+                    more = false;
+                    break;
+                };
+                checksum = crc32c::crc32c_append(checksum, &page);
+                window.pages.push_back((pages, page));
+                pages += 1;
+                self.send_last(&mut window)?;
+            }
+            let Some(answer) = window.answers.next().await else { break };
+            match answer {
+                Ok(SnapshotAnswer::Taken) => {
+                    window.pages.pop_front();
+                    resume_until = self.machine.runtime.now() + RESUME_WITHIN;
+                }
+                Ok(SnapshotAnswer::Has(_)) | Err(Undelivered::Lost(_))
+                    if self.machine.runtime.now() < resume_until =>
+                {
+                    self.resend(&mut window).await?;
+                }
+                other => match step(other)? {
+                    Step::Over(vote) => return Ok(Sent::Over(vote)),
+                    Step::Taken => {}
+                },
+            }
+        }
+        Ok(Sent::All(Manifest { group: capture.group, pages, checksum }))
+    }
+
+    /// Sends the last page of the window.
+    fn send_last(&self, window: &mut Window) -> Result<(), Failure> {
+        if let Some((number, page)) = window.pages.back() {
+            window.answers.push_back(self.tell_page(*number, page)?);
+        }
+        Ok(())
+    }
+
+    /// Sends every page of the window again, after a pause.
+    async fn resend(&self, window: &mut Window) -> Result<(), Failure> {
+        self.machine.metrics.snapshots_resumed.inc();
+        window.answers = FuturesOrdered::new();
+        self.machine.runtime.sleep(RESUME_PAUSE).await;
+        for (number, page) in &window.pages {
+            window.answers.push_back(self.tell_page(*number, page)?);
+        }
+        Ok(())
+    }
+
+    fn tell_page(&self, number: u64, page: &Bytes) -> Result<Answer, Failure> {
+        let message = SnapshotMessage::Page {
+            transfer: self.transfer,
+            number,
+            checksum: crc32c::crc32c(page),
+            page: page.clone(),
+        };
+        self.tell(&message, PAGE_TIMEOUT)
+    }
+
+    /// Sends a message, again and again where its answer is lost, for so long at most.
+    async fn deliver(&self, message: &SnapshotMessage, within: Duration) -> Result<Step, Failure> {
+        let runtime = &self.machine.runtime;
+        let deadline = runtime.now() + within;
+        loop {
+            match self.tell(message, PAGE_TIMEOUT)?.await {
+                Err(Undelivered::Lost(_)) if runtime.now() < deadline => {
+                    self.machine.metrics.snapshots_resumed.inc();
+                    runtime.sleep(RESUME_PAUSE).await;
+                }
+                answer => return step(answer),
+            }
+        }
     }
 
     async fn end(&self, manifest: Manifest) -> Result<SnapshotResponse<TypeConfig>, Failure> {
         let end = SnapshotMessage::End { transfer: self.transfer, vote: self.vote, manifest };
-        match self.tell(&end, INSTALL_TIMEOUT)?.await? {
+        match self.deliver(&end, INSTALL_TIMEOUT).await? {
             Step::Over(vote) => {
                 self.machine.metrics.snapshots_sent.inc();
                 Ok(SnapshotResponse::new(vote))
@@ -135,24 +232,30 @@ impl<'a> Sender<'a> {
     }
 
     /// Queues a message at once; gives what waits for the answer.
-    fn tell(
-        &self,
-        message: &SnapshotMessage,
-        timeout: Duration,
-    ) -> Result<impl Future<Output = Result<Step, Failure>> + use<>, Failure> {
+    fn tell(&self, message: &SnapshotMessage, timeout: Duration) -> Result<Answer, Failure> {
         let body = codec::encode(message).map_err(|error| network_error(&error))?;
         let answer = self.link.call(Lane::Bulk, Service::RaftSnapshot, body, timeout);
-        Ok(async move {
-            let answer = answer.await.map_err(rpc_error)?;
-            let answer = codec::decode("an answer to a snapshot", &answer);
-            match answer.map_err(|error| network_error(&error))? {
-                SnapshotAnswer::Taken => Ok(Step::Taken),
-                SnapshotAnswer::HigherVote(vote) | SnapshotAnswer::Installed(vote) => {
-                    Ok(Step::Over(vote))
-                }
-                SnapshotAnswer::Rejected(reason) => Err(NetworkError::from_string(reason).into()),
-            }
-        })
+        Ok(Box::pin(async move {
+            let answer = answer.await.map_err(Undelivered::Lost)?;
+            codec::decode("an answer to a snapshot", &answer).map_err(Undelivered::Nonsense)
+        }))
+    }
+}
+
+/// What an answer means for the transfer.
+fn step(answer: Result<SnapshotAnswer, Undelivered>) -> Result<Step, Failure> {
+    match answer {
+        Ok(SnapshotAnswer::Taken) => Ok(Step::Taken),
+        Ok(SnapshotAnswer::HigherVote(vote) | SnapshotAnswer::Installed(vote)) => {
+            Ok(Step::Over(vote))
+        }
+        Ok(SnapshotAnswer::Has(taken)) => {
+            let problem = format!("only {taken} pages of the snapshot arrived in time");
+            Err(NetworkError::from_string(problem).into())
+        }
+        Ok(SnapshotAnswer::Rejected(reason)) => Err(NetworkError::from_string(reason).into()),
+        Err(Undelivered::Lost(error)) => Err(rpc_error(error).into()),
+        Err(Undelivered::Nonsense(error)) => Err(network_error(&error)),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
 
-use super::{Action, FORMAT, Header, History, Op, WHAT};
+use super::{Action, FORMAT, Header, History, OLDEST_FORMAT, Op, WHAT};
 
 /// Why a history could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +29,8 @@ pub enum HistoryError {
     OtherFile { found: String },
     /// Written by a later version of this program.
     #[error(
-        "line 1: the history has format {found}, and this program reads format {FORMAT}: use the \
-         version of quorate that wrote it"
+        "line 1: the history has format {found}, and this program reads formats \
+         {OLDEST_FORMAT} to {FORMAT}: use the version of quorate that wrote it"
     )]
     OtherFormat { found: u32 },
     /// A line that cannot be understood.
@@ -71,7 +71,7 @@ impl History {
         if header.what != WHAT {
             return Err(HistoryError::OtherFile { found: header.what });
         }
-        if header.format != FORMAT {
+        if !(OLDEST_FORMAT..=FORMAT).contains(&header.format) {
             return Err(HistoryError::OtherFormat { found: header.format });
         }
         let mut ops: Vec<Op> = Vec::new();

@@ -3,19 +3,19 @@
 //! A history is the evidence; the checks in `check` and every figure of the report are
 //! computed from histories, and anyone can compute them again from the files.
 //!
-//! ## The file format, version 1
+//! ## The file format, version 2
 //!
 //! JSON lines. The first line is the header:
 //!
 //! ```text
-//! {"what":"quorate-history","format":1,"mode":"leader","experiment":"killed-node","seed":42,"nodes":3}
+//! {"what":"quorate-history","format":2,"mode":"leader","experiment":"killed-node","seed":42,"nodes":3}
 //! ```
 //!
 //! Every other line is one operation, in the order of `invoked_us`:
 //!
 //! | field | meaning |
 //! | --- | --- |
-//! | `client` | who asked; a client has one request under way at a time |
+//! | `client` | who asked; a client has one request under way at a time, and the operations of a batch, each of another key, are one |
 //! | `op` | `put`, `get`, `delete` or `list` |
 //! | `key` | the key; of a list, the prefix |
 //! | `value` | the name of the value written or read (`3-120`); absent where a read found nothing; `?` and some of the bytes where a read showed what no client of this kind writes |
@@ -31,10 +31,11 @@
 //! | `if_absent` | `true` for a write that was to happen only where the key held nothing (`If-None-Match: *`) |
 //! | `items` | of an answered list: the keys it showed, in order, each with `key`, `version` and `value` as above |
 //! | `more` | `true` for a list that ended before the last key with the prefix |
+//! | `after` | of a list: the page went on after this key, as a cursor does |
 //! | `readback` | `true` for the reads at the end, after everything has settled |
 //!
 //! A reader must ignore fields it does not know. A change that such a reader would misread raises
-//! `format`.
+//! `format`. Format 1 had no `after`; it is still read.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -48,8 +49,10 @@ pub use file::HistoryError;
 pub use seeded::Seeded;
 pub use value::ValueId;
 
-/// The version of the file format that this code writes, and the only one it reads.
-pub const FORMAT: u32 = 1;
+/// The version of the file format that this code writes.
+pub const FORMAT: u32 = 2;
+/// The oldest version that it reads.
+const OLDEST_FORMAT: u32 = 1;
 /// The first line says that the file is a history.
 const WHAT: &str = "quorate-history";
 
@@ -195,6 +198,8 @@ pub struct Op {
     pub items: Option<Vec<Item>>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub more: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Key>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub readback: bool,
 }
@@ -244,6 +249,7 @@ impl Op {
             if_absent: false,
             items: None,
             more: false,
+            after: None,
             readback: false,
         }
     }

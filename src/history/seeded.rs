@@ -3,6 +3,8 @@
 //! Guarantees: the same seed gives the same numbers in every version of this program and of its
 //! libraries, so that a recorded seed stays good. Not for secrets.
 
+use crate::runtime::below;
+
 /// A small seeded generator (splitmix64), so that the choices of a load do not depend on any
 /// library's version.
 #[derive(Clone, Debug)]
@@ -36,7 +38,7 @@ impl Seeded {
 
     /// A number below `bound`; 0 where `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+        below(self.next(), bound as u64) as usize
     }
 }
 

@@ -40,6 +40,7 @@ fn a_history_reads_back_as_it_was_written() {
         value: None,
         items: Some(vec![item.clone(), Item { value: None, ..item }]),
         more: true,
+        after: Some(Key::new("a/0", 64).expect("a key")),
         ..op(3)
     };
     let conditional = Op { if_match: Some(Version::new(7, NodeId(2))), ..op(4) };
@@ -59,7 +60,7 @@ fn the_file_format_does_not_change_unnoticed() {
     let mut file = Vec::new();
     History::new(header, vec![op(12)]).write(&mut file).expect("writes");
     let expected = concat!(
-        r#"{"what":"quorate-history","format":1,"mode":"leader","experiment":"killed-node","#,
+        r#"{"what":"quorate-history","format":2,"mode":"leader","experiment":"killed-node","#,
         r#""seed":42,"nodes":3}"#,
         "\n",
         r#"{"client":3,"op":"put","key":"k \"quoted\" é","value":"3-12","invoked_us":120,"#,
@@ -76,10 +77,10 @@ fn what_is_no_history_is_refused_with_its_line() {
     assert!(say("").contains("empty"));
     assert!(say("{}").contains("line 1 is not the header"));
     assert!(say("not JSON").contains("line 1 is not the header"));
-    let header = r#"{"what":"quorate-history","format":2,"mode":"leader","experiment":"x","seed":1,"nodes":3}"#;
-    assert!(say(header).contains("format 2"));
+    let header = r#"{"what":"quorate-history","format":3,"mode":"leader","experiment":"x","seed":1,"nodes":3}"#;
+    assert!(say(header).contains("format 3"));
     assert!(say(&header.replace("quorate-history", "shopping")).contains("'shopping'"));
-    let header = header.replace(":2,", ":1,");
+    let header = header.replace(":3,", ":1,");
     assert!(say(&format!("{header}\n{{}}")).contains("line 2 is not an operation"));
     let put = r#"{"client":3,"op":"put","key":"k","value":"3-1","invoked_us":5,"answered_us":9,"outcome":"ok","node":2,"level":"quorum","status":204}"#;
     // Empty lines are no operations and no mistakes, and count as lines.

@@ -9,9 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::request::{Patience, read_answer, request_of, send, send_nonsense};
+use super::batches;
+use super::ending::LEAST_OPERATIONS;
+use super::request::{Page, Patience, read_answer, request_of, send, send_nonsense};
 use super::world::Shared;
+use crate::api::cursor;
 use crate::history::{Action, Ended, Op, ValueId};
+use crate::storage::rows::Bound;
 use crate::types::{Key, Level, Mode, NodeId, Version};
 
 /// The prefix of every key that clients use.
@@ -25,6 +29,13 @@ const DELETES: u64 = 8;
 const LISTS: u64 = 6;
 const CONDITIONAL: u64 = 14;
 const NONSENSE: u64 = 1;
+const BATCHES: u64 = 4;
+
+/// How many of a hundred lists go on where the client's last page ended, where it did not show all.
+const LATER_PAGES: u64 = 70;
+
+/// Operations of the largest batch.
+const LARGEST_BATCH: u64 = 5;
 
 /// How many of a hundred requests a client leaves in the middle, never to come back.
 const LEAVES: u64 = 2;
@@ -32,6 +43,9 @@ const LEAVES: u64 = 2;
 /// A node's time for a request, in milliseconds, and how much longer a patient client waits.
 const TIMEOUTS_MS: [u64; 4] = [100, 400, 1_000, 2_000];
 const GRACE_MS: u64 = 500;
+
+/// A world in which too little was asked goes on for so much longer at most.
+const LONGER: Duration = Duration::from_secs(60);
 
 /// How long a client's burst or rest lasts, in requests.
 const SPELL: u64 = 12;
@@ -55,9 +69,13 @@ impl Ids {
 /// One seat at the table: a client, and whoever takes its place when it leaves.
 pub(super) async fn run(shared: Shared, ids: Arc<Ids>, seat: u32, keys: Arc<Vec<Key>>) {
     let end = shared.runtime.now() + shared.plan.load;
-    while shared.runtime.now() < end {
+    let goes_on = || {
+        let now = shared.runtime.now();
+        now < end || (now < end + LONGER && shared.operations() < LEAST_OPERATIONS)
+    };
+    while goes_on() {
         let mut client = Client::new(&shared, ids.next(), seat, keys.clone());
-        while shared.runtime.now() < end && client.turn().await {}
+        while goes_on() && client.turn().await {}
     }
 }
 
@@ -69,6 +87,8 @@ struct Client<'a> {
     keys: Arc<Vec<Key>>,
     /// The newest version the client saw of each key, for conditions.
     seen: BTreeMap<Key, Version>,
+    /// Where the client's last list goes on.
+    cursor: Option<String>,
     /// Requests left of this spell, and whether it is a burst.
     spell: (u64, bool),
 }
@@ -78,13 +98,14 @@ struct Turn {
     op: Op,
     body: Vec<u8>,
     w: Option<u16>,
-    page: usize,
+    page: Page,
 }
 
 impl<'a> Client<'a> {
     fn new(shared: &'a Shared, id: u32, seat: u32, keys: Arc<Vec<Key>>) -> Client<'a> {
         let node = NodeId(1 + (seat % u32::from(shared.plan.nodes)) as u16);
-        Client { shared, id, seq: 0, node, keys, seen: BTreeMap::new(), spell: (0, false) }
+        let (seen, cursor) = (BTreeMap::new(), None);
+        Client { shared, id, seq: 0, node, keys, seen, cursor, spell: (0, false) }
     }
 
     fn below(&self, bound: u64) -> u64 {
@@ -107,11 +128,15 @@ impl<'a> Client<'a> {
             self.shared.happened("client: nonsense");
             return true;
         }
-        let turn = self.decide(node);
         let leaves = self.chance(LEAVES) && !self.shared.plan.gentle;
-        let op = self.ask(turn, leaves).await;
-        self.remember(&op);
-        self.shared.record(op);
+        if self.keys.len() > 1 && self.chance(BATCHES) {
+            self.batch(node, leaves).await;
+        } else {
+            let turn = self.decide(node);
+            let op = self.ask(turn, leaves).await;
+            self.remember(&op);
+            self.shared.record(op);
+        }
         if leaves {
             self.shared.happened("client: leaves in the middle");
         }
@@ -146,7 +171,8 @@ impl<'a> Client<'a> {
         };
         let now_us = self.shared.stamp_us();
         let op = Op::begun(self.id, action, key, node.0, level, now_us);
-        let mut turn = Turn { op: Op { r, ..op }, body: Vec::new(), w: None, page: 1_000 };
+        let mut turn =
+            Turn { op: Op { r, ..op }, body: Vec::new(), w: None, page: Page::default() };
         match action {
             Action::List => self.prepare_list(&mut turn),
             Action::Put | Action::Delete => self.prepare_write(&mut turn),
@@ -168,20 +194,32 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn prepare_list(&self, turn: &mut Turn) {
+    fn prepare_list(&mut self, turn: &mut Turn) {
         if let Ok(prefix) = Key::new(PREFIX, MAX_KEY_BYTES) {
             turn.op.key = prefix;
         }
-        turn.page = 1 + self.below(self.keys.len() as u64 + 2) as usize;
+        turn.page.limit = 1 + self.below(self.keys.len() as u64 + 2) as usize;
+        let goes_on = self.chance(LATER_PAGES);
+        turn.page.cursor = self.cursor.take().filter(|_| goes_on);
+        let bound = turn.page.cursor.as_deref().and_then(cursor::decode);
+        if let Some(Bound::After(key)) = bound {
+            turn.op.after = Key::new(&key, MAX_KEY_BYTES).ok();
+            self.shared.happened("client: later page of a list");
+        }
+    }
+
+    /// Gives a put a value of its own.
+    fn fill(&mut self, op: &mut Op, body: &mut Vec<u8>) {
+        if op.action == Action::Put {
+            let value = ValueId { client: self.id, seq: self.seq };
+            self.seq += 1;
+            value.fill(self.below(self.shared.plan.value_bytes as u64) as usize, body);
+            op.value = Some(crate::history::Value::Named(value));
+        }
     }
 
     fn prepare_write(&mut self, turn: &mut Turn) {
-        if turn.op.action == Action::Put {
-            let value = ValueId { client: self.id, seq: self.seq };
-            self.seq += 1;
-            value.fill(self.below(self.shared.plan.value_bytes as u64) as usize, &mut turn.body);
-            turn.op.value = Some(crate::history::Value::Named(value));
-        }
+        self.fill(&mut turn.op, &mut turn.body);
         match self.shared.plan.mode {
             Mode::Leader if self.chance(CONDITIONAL) => match self.seen.get(&turn.op.key) {
                 Some(version) if self.chance(80) => turn.op.if_match = Some(*version),
@@ -193,8 +231,25 @@ impl<'a> Client<'a> {
     }
 
     /// Sends the request, and reads what came back.
-    async fn ask(&self, turn: Turn, leaves: bool) -> Op {
+    async fn ask(&mut self, turn: Turn, leaves: bool) -> Op {
         let Turn { mut op, body, w, page } = turn;
+        let (timeout, patience) = self.patience(leaves);
+        match request_of(&op, body, w, timeout, &page) {
+            Ok(request) => {
+                let answer = send(self.shared, NodeId(op.node), request, patience).await;
+                match read_answer(&mut op, &answer) {
+                    Ok(cursor) => self.cursor = cursor.or(self.cursor.take()),
+                    Err(problem) => self.shared.broken("contradictory-answer", problem),
+                }
+            }
+            Err(problem) => self.shared.broken("no-request", problem),
+        }
+        op.answered_us = self.shared.stamp_us();
+        op
+    }
+
+    /// The node's time for a request, and how long the client waits for it.
+    fn patience(&self, leaves: bool) -> (Duration, Patience) {
         let timeout_ms = if self.shared.plan.gentle {
             TIMEOUTS_MS[TIMEOUTS_MS.len() - 1]
         } else {
@@ -203,17 +258,43 @@ impl<'a> Client<'a> {
         let wait_ms =
             if leaves { 1 + self.below(timeout_ms.min(60)) } else { timeout_ms + GRACE_MS };
         let patience = Patience { wait: Duration::from_millis(wait_ms), hangs_up: leaves };
-        match request_of(&op, body, w, Duration::from_millis(timeout_ms), page) {
+        (Duration::from_millis(timeout_ms), patience)
+    }
+
+    /// Asks for several operations of different keys in one request.
+    async fn batch(&mut self, node: NodeId, leaves: bool) {
+        let count = 2 + self.below(LARGEST_BATCH.min(self.keys.len() as u64) - 1);
+        let first = self.below(self.keys.len() as u64);
+        let mut turns = Vec::new();
+        for number in first..first + count {
+            let key = self.keys[number as usize % self.keys.len()].clone();
+            let action = match self.below(100) {
+                choice if choice < self.shared.plan.read_percent => Action::Get,
+                choice if choice < self.shared.plan.read_percent + DELETES => Action::Delete,
+                _ => Action::Put,
+            };
+            let level = Level::default_for(self.shared.plan.mode);
+            let mut op = Op::begun(self.id, action, key, node.0, level, self.shared.stamp_us());
+            let mut body = Vec::new();
+            self.fill(&mut op, &mut body);
+            turns.push((op, body));
+        }
+        let (timeout, patience) = self.patience(leaves);
+        match batches::request_of(&turns, timeout) {
             Ok(request) => {
-                let answer = send(self.shared, NodeId(op.node), request, patience).await;
-                if let Err(problem) = read_answer(&mut op, answer) {
+                let answer = send(self.shared, node, request, patience).await;
+                if let Err(problem) = batches::read_answers(&mut turns, &answer) {
                     self.shared.broken("contradictory-answer", problem);
                 }
             }
             Err(problem) => self.shared.broken("no-request", problem),
         }
-        op.answered_us = self.shared.stamp_us();
-        op
+        self.shared.happened("client: batch");
+        for (mut op, _) in turns {
+            op.answered_us = self.shared.stamp_us();
+            self.remember(&op);
+            self.shared.record(op);
+        }
     }
 
     fn remember(&mut self, op: &Op) {
@@ -263,10 +344,10 @@ pub(super) async fn write_at_the_end(
 async fn ask_patiently(shared: &Shared, mut op: Op, body: Vec<u8>) -> Op {
     let timeout = Duration::from_millis(1_000);
     let patience = Patience { wait: timeout * 2, hangs_up: true };
-    match request_of(&op, body, None, timeout, 0) {
+    match request_of(&op, body, None, timeout, &Page::default()) {
         Ok(request) => {
             let answer = send(shared, NodeId(op.node), request, patience).await;
-            if let Err(problem) = read_answer(&mut op, answer) {
+            if let Err(problem) = read_answer(&mut op, &answer) {
                 shared.broken("contradictory-answer", problem);
             }
         }

@@ -51,6 +51,7 @@ impl Coverage {
             ("recovery: election won", &metrics.elections_won),
             ("recovery: consensus log truncated", &metrics.raft_log_truncations),
             ("recovery: snapshot sent", &metrics.snapshots_sent),
+            ("recovery: snapshot resumed", &metrics.snapshots_resumed),
             ("recovery: snapshot installed", &metrics.snapshots_installed),
             ("recovery: torn tail cut", &metrics.log_torn_tails),
             ("recovery: checkpoint", &metrics.checkpoints),
@@ -120,6 +121,8 @@ pub fn expected(mode: Mode) -> Vec<&'static str> {
     expected.extend([
         "client: leaves in the middle",
         "client: nonsense",
+        "client: batch",
+        "client: later page of a list",
         "process: crash during start",
         "a wiped node was refused",
         "a damaged node was refused",

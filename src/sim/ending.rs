@@ -37,6 +37,12 @@ const QUIET_WITHIN: Duration = Duration::from_secs(10);
 /// How often a read at the end is tried again that was not answered.
 const READ_BACK_TRIES: usize = 50;
 
+/// A world lasts so long at least: what is slow to go wrong in a healed cluster shows by then.
+const LEAST_AGE: Duration = Duration::from_secs(60);
+
+/// What clients of a world ask at least.
+pub(super) const LEAST_OPERATIONS: usize = 500;
+
 /// A pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -69,6 +75,7 @@ pub(super) async fn run(world: &mut World) {
     let serving = shared.runtime.spawn(serves(shared.clone(), nodes.clone(), keys.clone()));
     beside(world, serving).await;
     converge(world, &nodes, &keys).await;
+    grow_old(world).await;
     let reading = shared.runtime.spawn(read_everything(shared.clone(), nodes.clone(), keys));
     beside(world, reading).await;
     bounded(world);
@@ -196,6 +203,21 @@ async fn converge(world: &mut World, nodes: &Arc<Vec<NodeId>>, keys: &Arc<Vec<Ke
         }
     };
     shared.broken("replicas-differ", difference);
+}
+
+/// Leaves the healed cluster alone until the world is old enough, but for its supervisors.
+async fn grow_old(world: &mut World) {
+    let old = world.shared.epoch + LEAST_AGE;
+    while world.shared.runtime.now() < old {
+        world.tick().await;
+    }
+    let operations = world.shared.operations();
+    if operations < LEAST_OPERATIONS {
+        let what = format!(
+            "{operations} operations in a whole world: at least {LEAST_OPERATIONS} were to be"
+        );
+        world.shared.broken("world-too-small", what);
+    }
 }
 
 /// What the tables of two nodes that should hold the same do not agree on.

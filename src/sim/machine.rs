@@ -1,6 +1,7 @@
 //! A machine of a simulated world: its disk and clock, which outlive crashes, and the node that
 //! runs on it, as a process does on a computer that a supervisor looks after.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,11 +73,18 @@ pub(super) enum Ending {
 }
 
 /// Why a node may stop by itself, or not start.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Excuses {
     pub full: bool,
-    /// A bit of what was synced has flipped.
-    pub damaged: bool,
+    /// The names of the files in which a bit of what was synced has flipped.
+    pub damaged: BTreeSet<String>,
+}
+
+impl Excuses {
+    /// Whether damage is what a node gives as its reason: it must name the file.
+    fn damage_explains(&self, reason: &str) -> bool {
+        self.damaged.iter().any(|file| reason.contains(file.as_str()))
+    }
 }
 
 /// See the module.
@@ -228,13 +236,14 @@ impl Machine {
         shared.say(format_args!("node {id} does not start: {reason}"));
         let soon = Process::Down(Some(shared.runtime.now() + RESTART_AFTER));
         let failed_sync = self.take_failed_sync();
-        self.process = match self.excuses {
+        let excuses = self.excuses.clone();
+        self.process = match excuses {
             _ if self.own_disk.is_some() && reason.contains(WIPED) => {
                 shared.happened("a wiped node was refused");
                 self.put_own_disk_back();
                 soon
             }
-            Excuses { damaged: true, .. } => {
+            _ if excuses.damage_explains(reason) => {
                 shared.happened("a damaged node was refused");
                 Process::Refused
             }
@@ -340,9 +349,9 @@ impl Machine {
     }
 
     fn stopped_itself(&mut self, shared: &Shared, reason: &str) {
-        let Excuses { full, damaged } = self.excuses;
+        let damaged = self.excuses.damage_explains(reason);
         let failed_sync = self.take_failed_sync();
-        let full = full && reason.contains(FULL);
+        let full = self.excuses.full && reason.contains(FULL);
         let failed_sync = failed_sync && reason.contains(FAILED_SYNC);
         if self.own_disk.is_some() && reason.contains(WIPED) {
             shared.happened("a wiped node was refused");

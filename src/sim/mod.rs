@@ -23,6 +23,7 @@
 //! same contract as the others and loses at a crash what was not checkpointed. Timers of all nodes
 //! run at one rate; only wall clocks differ.
 
+mod batches;
 mod campaign;
 mod clients;
 mod coverage;

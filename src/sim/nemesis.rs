@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::machine::{Ending, Machine};
 use super::plan::{Fault, Group};
 use super::world::{Shared, World};
-use crate::peer::fault::Fault as LinkFault;
+use crate::peer::fault::{Fault as LinkFault, FaultCounts};
 use crate::runtime::Instant;
 use crate::types::NodeId;
 
@@ -20,10 +20,6 @@ const FORMING: Duration = Duration::from_millis(5_000);
 
 /// A crash at any await: it comes within so many polls of the node's tasks.
 const CRASH_WITHIN_POLLS: u64 = 400;
-
-/// A leader that was cut off is killed so long after the cut heals: while its log loses its end.
-const STRIKE_AFTER: Duration = Duration::from_millis(30);
-const STRIKE_WITHIN_MS: u64 = 300;
 
 /// How far a clock may be off, in milliseconds: some of it within the drift that is allowed.
 const SKEWS_MS: [i64; 6] = [-3_000, -450, -60, 60, 450, 3_000];
@@ -36,14 +32,13 @@ const RATES_PPM: [i64; 4] = [-200_000, -20_000, 20_000, 200_000];
 pub(super) struct Nemesis {
     groups: BTreeMap<Group, (Instant, Option<Undo>)>,
     begun: Option<Instant>,
+    /// The fault that is on the links, and what they had done before it.
+    on_links: Option<(Fault, FaultCounts)>,
 }
 
 /// How a fault ends.
 enum Undo {
     HealLinks,
-    /// Heals the links and, where the world has such faults, kills the node while it catches up.
-    HealAndStrike(usize),
-    Strike(usize),
     Resume(usize),
     FreeDisk(usize),
     SpeedUpDisk(usize),
@@ -60,7 +55,7 @@ impl Nemesis {
             (group, (now + delay, None))
         };
         let groups = Group::ALL.into_iter().map(first).collect();
-        Nemesis { groups, begun: Some(now) }
+        Nemesis { groups, begun: Some(now), on_links: None }
     }
 
     /// Begins and ends what is due.
@@ -71,11 +66,12 @@ impl Nemesis {
             if *due > now {
                 continue;
             }
-            let (next, undo) = match undo.take() {
+            let undo = undo.take();
+            if group == Group::Links {
+                self.count_on_links(world);
+            }
+            let (next, undo) = match undo {
                 Some(undo) => match end(world, undo) {
-                    Some(strike @ Undo::Strike(_)) => {
-                        (STRIKE_AFTER + jitter(&world.shared, STRIKE_WITHIN_MS), Some(strike))
-                    }
                     Some(more) => (around(world, world.shared.plan.lasting), Some(more)),
                     None => (around(world, world.shared.plan.gap), None),
                 },
@@ -87,12 +83,12 @@ impl Nemesis {
 
     /// Ends every fault, and has every node started that can be.
     pub fn heal(&mut self, world: &mut World) {
+        self.count_on_links(world);
         for (_, undo) in self.groups.values_mut() {
             let mut undo = undo.take();
             while let Some(one) = undo {
                 undo = match one {
-                    Undo::RollOn(_) | Undo::Strike(_) => None,
-                    Undo::HealAndStrike(_) => end(world, Undo::HealLinks),
+                    Undo::RollOn(_) => None,
                     other => end(world, other),
                 };
             }
@@ -105,13 +101,28 @@ impl Nemesis {
         }
     }
 
-    fn begin_one_of(&self, world: &mut World, group: Group) -> Option<Undo> {
+    /// A fault of links happened where a message met it: a partition that nobody talked across
+    /// tried nothing.
+    fn count_on_links(&mut self, world: &World) {
+        if let Some((fault, before)) = self.on_links.take()
+            && world.wires.faults.counts() != before
+        {
+            world.shared.happened(fault.name());
+        }
+    }
+
+    fn begin_one_of(&mut self, world: &mut World, group: Group) -> Option<Undo> {
         let faults = world.shared.plan.of_group(group);
         let count = faults.len() as u64;
         let fault = *faults.get(world.shared.runtime.random_below(count) as usize)?;
         let node = world.shared.runtime.random_below(world.machines.len() as u64) as usize;
+        let before = world.wires.faults.counts();
         let undo = self.begin(world, fault, node)?;
-        world.shared.happened(fault.name());
+        match group {
+            // A reset needs no message: it breaks connections at once.
+            Group::Links if fault != Fault::Reset => self.on_links = Some((fault, before)),
+            _ => world.shared.happened(fault.name()),
+        }
         Some(undo)
     }
 
@@ -206,11 +217,13 @@ impl Nemesis {
             }
             Fault::FlippedBit => {
                 // One that is flipped already may have a second; a wiped one has nothing to lose.
-                if !(machine.excuses.damaged || may) || !formed || machine.own_disk.is_some() {
+                let damaged = !machine.excuses.damaged.is_empty();
+                if !(damaged || may) || !formed || machine.own_disk.is_some() {
                     return None;
                 }
                 let (path, byte, bit) = flip(machine, &shared)?;
-                machine.excuses.damaged = true;
+                let name = path.rsplit('/').next().unwrap_or(&path);
+                machine.excuses.damaged.insert(name.to_owned());
                 shared.say(format_args!("node {id}: bit {bit} of byte {byte} of {path} flips"));
                 Some(Undo::Nothing)
             }
@@ -221,13 +234,14 @@ impl Nemesis {
 
 /// Whether one more node may be without what it synced.
 fn may_lose_a_disk(world: &World) -> bool {
-    let without = |machine: &&Machine| machine.own_disk.is_some() || machine.excuses.damaged;
+    let without =
+        |machine: &&Machine| machine.own_disk.is_some() || !machine.excuses.damaged.is_empty();
     world.machines.iter().filter(without).count() < world.shared.plan.most_damaged()
 }
 
 /// Whether a machine's disk must not be replaced now.
 fn is_out(machine: &Machine) -> bool {
-    machine.running().is_none() || machine.own_disk.is_some() || machine.excuses.damaged
+    machine.running().is_none() || machine.own_disk.is_some() || !machine.excuses.damaged.is_empty()
 }
 
 /// Flips a bit of what was synced. Not in the newest segment of the log: a record at its very end
@@ -305,7 +319,7 @@ fn begin_on_links(world: &World, fault: Fault, node: usize) -> Option<Undo> {
             let rest: Vec<NodeId> = ids.iter().copied().filter(|id| *id != ids[place]).collect();
             faults.isolate(ids[place], &rest);
             shared.say(format_args!("the leader, node {}, is cut off", ids[place]));
-            return Some(Undo::HealAndStrike(place));
+            return Some(Undo::HealLinks);
         }
         Fault::SplitMajority => {
             let (minority, majority) = ids.split_at((ids.len() - 1) / 2);
@@ -352,21 +366,6 @@ fn end(world: &mut World, undo: Undo) -> Option<Undo> {
     let shared = world.shared.clone();
     match undo {
         Undo::HealLinks => world.wires.faults.heal(),
-        Undo::HealAndStrike(node) => {
-            world.wires.faults.heal();
-            let may = |fault| matches!(fault, &Fault::Kill | &Fault::Crash | &Fault::PowerCut);
-            if shared.plan.faults.iter().any(may) {
-                return Some(Undo::Strike(node));
-            }
-        }
-        Undo::Strike(node) => {
-            let (wires, back) = (world.wires.clone(), shared.runtime.now() + STRIKE_AFTER);
-            let machine = &mut world.machines[node];
-            if machine.running().is_some() {
-                shared.say(format_args!("node {} is killed as it comes back", machine.id()));
-                machine.end(&shared, &wires, Ending::Exit, Some(back));
-            }
-        }
         Undo::Resume(node) => {
             if let Some(running) = world.machines[node].running() {
                 running.runtime.resume();

@@ -170,9 +170,14 @@ impl Fault {
         )
     }
 
-    /// Whether it needs more than one node.
-    fn needs_others(self) -> bool {
-        self.group() == Group::Links || self == Fault::WrongDisk
+    /// How many nodes it takes: a ring of three cuts nothing.
+    fn least_nodes(self) -> u16 {
+        match self {
+            Fault::Ring => 4,
+            Fault::WrongDisk => 2,
+            _ if self.group() == Group::Links => 2,
+            _ => 1,
+        }
     }
 
     /// Whether it can happen in this mode.
@@ -274,7 +279,7 @@ impl Plan {
             .into_iter()
             .filter(|fault| fault.applies_to(mode))
             .filter(|_| between(0..100) < percent && !fair)
-            .filter(|fault| nodes > 1 || !fault.needs_others())
+            .filter(|fault| nodes >= fault.least_nodes())
             .filter(|fault| !gentle || fault.is_gentle())
             .collect();
         let (read_percent, value_bytes, max_stragglers) =

@@ -1,4 +1,5 @@
 //! One request of a simulated client: sent to a node's API, and its answer read into an operation.
+//! Batches, which are several, are read in `batches`.
 //!
 //! What an answer means is decided here, once: 503 and the like mean that nothing happened, 504 and
 //! silence that a write may have. An answer that contradicts itself (a 503 whose document says
@@ -70,13 +71,20 @@ pub(super) async fn send(
     }
 }
 
+/// Which page a list asks for: where it goes on, and how many keys it shows at most.
+#[derive(Default)]
+pub(super) struct Page {
+    pub limit: usize,
+    pub cursor: Option<String>,
+}
+
 /// The request that `op` describes. `body` is a put's value, `timeout` the node's time for it.
 pub(super) fn request_of(
     op: &Op,
     body: Vec<u8>,
     w: Option<u16>,
     timeout: Duration,
-    page: usize,
+    page: &Page,
 ) -> Result<Request<Body>, String> {
     let mut query = format!("timeout={}ms&consistency={}", timeout.as_millis(), op.level);
     for (name, replicas) in [("r", op.r), ("w", w)] {
@@ -90,7 +98,11 @@ pub(super) fn request_of(
         Action::Delete => (Method::DELETE, format!("/v1/kv/{key}?{query}")),
         Action::Get => (Method::GET, format!("/v1/kv/{key}?{query}")),
         Action::List => {
-            (Method::GET, format!("/v1/kv?prefix={key}&limit={page}&values=true&{query}"))
+            if let Some(cursor) = &page.cursor {
+                query.push_str(&format!("&cursor={cursor}"));
+            }
+            let limit = page.limit;
+            (Method::GET, format!("/v1/kv?prefix={key}&limit={limit}&values=true&{query}"))
         }
     };
     let mut request = Request::builder().method(method).uri(target);
@@ -103,46 +115,61 @@ pub(super) fn request_of(
     request.body(Body::from(body)).map_err(|error| error.to_string())
 }
 
-/// Reads an answer into `op`; says what is wrong where the answer contradicts itself.
-pub(super) fn read_answer(op: &mut Op, answer: Answer) -> Result<(), String> {
+/// Reads an answer into `op`, and gives the cursor of a list's next page; says what is wrong where
+/// the answer contradicts itself.
+pub(super) fn read_answer(op: &mut Op, answer: &Answer) -> Result<Option<String>, String> {
     let (status, headers, body) = match answer {
         Answer::Refused => {
             op.ended = Ended::Failed;
-            return Ok(());
+            return Ok(None);
         }
         // As it was begun: unknown for a write, nothing for a read.
-        Answer::Lost => return Ok(()),
-        Answer::Got { status, headers, body } => (status, headers, body),
+        Answer::Lost => return Ok(None),
+        Answer::Got { status, headers, body } => (*status, headers, body),
     };
     op.status = status.as_u16();
-    op.served = text(&headers, "quorate-consistency").and_then(|text| text.parse::<Served>().ok());
+    let Headers { served, etag } = headers_of(headers);
+    op.served = served;
     let answered =
         status.is_success() || (status == StatusCode::NOT_FOUND && !op.action.is_write());
     if answered && op.served.is_none() {
         return Err(format!("a {status} that does not say at which level it was served"));
     }
-    let etag = version_in(&headers, "etag");
     if op.action.is_write() {
-        return read_write(op, status, &headers, etag, &body);
+        return read_write(op, status, headers, etag, body).map(|()| None);
     }
     op.ended = Ended::Failed;
     match (op.action, status) {
         (Action::Get, StatusCode::OK) => {
             op.version = Some(etag.ok_or("a 200 without an ETag")?);
-            op.value = Some(Value::of(&body, &mut Vec::new()));
+            op.value = Some(Value::of(body, &mut Vec::new()));
             op.ended = Ended::Ok;
         }
         (Action::Get, StatusCode::NOT_FOUND) => op.ended = Ended::Ok,
         (Action::List, StatusCode::OK) => {
-            let page: Page = serde_json::from_slice(&body)
+            let page: Listed = serde_json::from_slice(body)
                 .map_err(|error| format!("a list that is no JSON page: {error}"))?;
             op.more = page.next_cursor.is_some();
             op.items = Some(page.items.into_iter().map(PageItem::read).collect::<Result<_, _>>()?);
             op.ended = Ended::Ok;
+            return Ok(page.next_cursor);
         }
-        _ => refused(status, &body)?,
+        _ => refused(status, body)?,
     }
-    Ok(())
+    Ok(None)
+}
+
+/// What every answer may say in its headers.
+pub(super) struct Headers {
+    pub served: Option<Served>,
+    etag: Option<Version>,
+}
+
+/// Reads them.
+pub(super) fn headers_of(headers: &HeaderMap) -> Headers {
+    let level = text(headers, "quorate-consistency");
+    let served = level.and_then(|text| text.parse::<Served>().ok());
+    Headers { served, etag: version_in(headers, "etag") }
 }
 
 fn read_write(
@@ -169,11 +196,26 @@ fn read_write(
     refused(status, body)?;
     let problem: Problem = serde_json::from_slice(body)
         .map_err(|error| format!("a {status} without a problem document: {error}"))?;
+    outcome_agrees(op, status, problem.outcome.as_deref())
+}
+
+/// Whether what a refused write says of its outcome is what its status says.
+fn outcome_agrees(op: &Op, status: StatusCode, outcome: Option<&str>) -> Result<(), String> {
     let expected = if op.ended == Ended::Unknown { "unknown" } else { "not_applied" };
-    match problem.outcome.as_deref() {
+    match outcome {
         Some(outcome) if outcome == expected => Ok(()),
         other => Err(format!("a write's {status} with outcome {other:?}, not {expected}")),
     }
+}
+
+/// Whether an operation of a batch, all in order, may be refused so.
+pub(super) fn judge_refusal(
+    op: &Op,
+    status: StatusCode,
+    outcome: Option<&str>,
+) -> Result<(), String> {
+    refused(status, b"one operation of a batch")?;
+    if op.action.is_write() { outcome_agrees(op, status, outcome) } else { Ok(()) }
 }
 
 /// Whether a request that is in order may be answered so.
@@ -192,7 +234,7 @@ struct Problem {
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct Listed {
     items: Vec<PageItem>,
     next_cursor: Option<String>,
 }
@@ -236,14 +278,23 @@ const NONSENSE: [(&str, &str, &str); 8] = [
     ("DELETE", "/v1/kv/k?w=0", ""),
 ];
 
+/// Nonsense is refused within this time, which is longer than any node is paused.
+const NONSENSE_ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+
 /// Sends nonsense to a node; says what is wrong where it is not refused as the client's mistake.
 pub(super) async fn send_nonsense(shared: &Shared, node: NodeId) -> Result<(), String> {
     let choice = shared.runtime.random_below(NONSENSE.len() as u64) as usize;
     let (method, target, body) = NONSENSE[choice];
     let request = Request::builder().method(method).uri(target).body(Body::from(body));
     let request = request.map_err(|error| error.to_string())?;
-    let patience = Patience { wait: Duration::from_secs(5), hangs_up: true };
+    let patience = Patience { wait: NONSENSE_ANSWERED_WITHIN, hangs_up: true };
+    let by = shared.runtime.now() + patience.wait;
     match send(shared, node, request, patience).await {
+        // A node that ended took its answers with it; one that lives answers.
+        Answer::Lost if shared.runtime.now() >= by => {
+            Err(format!("{method} {target} makes no sense and was not answered at all"))
+        }
+
         Answer::Got { status, .. }
             if !status.is_client_error() && status != StatusCode::SERVICE_UNAVAILABLE =>
         {

@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub runtime: Runtime,
     pub plan: Arc<Plan>,
     pub routers: Routers,
-    epoch: Instant,
+    pub epoch: Instant,
     trace: Trace,
     notes: Arc<Mutex<Notes>>,
     /// The last stamp given, in microseconds since the world began.
@@ -89,6 +89,11 @@ impl Shared {
     /// Whether a promise was seen broken.
     pub fn is_broken(&self) -> bool {
         !self.notes.lock().broken.is_empty()
+    }
+
+    /// How many operations clients have asked for.
+    pub fn operations(&self) -> usize {
+        self.notes.lock().ops.len()
     }
 
     /// Counts something that the campaign must have seen.

@@ -63,6 +63,7 @@ pub struct Metrics {
     pub raft_log_truncations: Counter,
     /// Snapshots sent and installed.
     pub snapshots_sent: Counter,
+    pub snapshots_resumed: Counter,
     pub snapshots_installed: Counter,
     /// Writes this node passed on to the leader.
     pub writes_forwarded: Counter,
@@ -102,6 +103,11 @@ impl Metrics {
             elections_won: counter(r, "elections_won", "Times this node became the leader"),
             raft_log_truncations: counter(r, "raft_log_truncations", "Log ends given up"),
             snapshots_sent: counter(r, "snapshots_sent", "Snapshots sent to followers"),
+            snapshots_resumed: counter(
+                r,
+                "snapshots_resumed",
+                "Times that messages of a snapshot were sent again, as none of them was answered",
+            ),
             snapshots_installed: counter(r, "snapshots_installed", "Snapshots installed"),
             writes_forwarded: counter(r, "writes_forwarded", "Writes passed on to the leader"),
             writes_deduplicated: counter(r, "writes_deduplicated", "Duplicate writes discarded"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::support::*;
 use super::world::*;
 use crate::consensus::Command;
+use crate::peer::fault::Fault;
 use crate::storage::disk::Disk;
 use crate::storage::rows;
 use crate::types::NodeId;
@@ -70,6 +71,52 @@ fn a_snapshot_is_sent_while_writes_go_on_and_the_tables_are_equal_in_the_end() {
             let (from, to) = rows::data_range();
             let rows = |id| world.run(id).table.scan(&from, &to, usize::MAX).expect("readable");
             assert_eq!(rows(behind), rows(leader));
+        });
+    }
+}
+
+#[test]
+fn a_snapshot_goes_on_after_answers_were_lost() {
+    in_a_world(|| async {
+        let mut world = World::new(71, 5).await;
+        let leader = world.leader().await;
+        let behind = other_than(leader);
+        world.crash(behind);
+        // Several pages, so that some are on their way at any moment.
+        for sequence in 1..200 {
+            let value = "x".repeat(10_000);
+            world.write_key(sequence, &format!("key-{sequence}"), &value).await;
+        }
+        write_and_compact(&world, 200, 60).await;
+        let mute = Fault { drop_answers_per_mille: 1_000, ..Fault::default() };
+        world.faults.set_between(leader, behind, mute);
+        world.start(behind.0).await.expect("starts");
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        assert_eq!(world.run(leader).metrics.snapshots_sent.get(), 0, "its answers are lost");
+        world.faults.heal();
+        assert_eq!(world.read(behind, "key-9").await.as_deref(), Some("259"));
+        assert!(world.run(leader).metrics.snapshots_resumed.get() > 0);
+        assert_eq!(world.run(behind).metrics.snapshots_installed.get(), 1);
+    });
+}
+
+#[test]
+fn the_answer_to_an_installed_snapshot_is_asked_for_again() {
+    for after_ms in [0, 2, 4, 6, 8, 10, 15, 20, 30, 50] {
+        in_a_world(|| async {
+            let mut world = World::new(72, 5).await;
+            let leader = world.leader().await;
+            let behind = other_than(leader);
+            world.crash(behind);
+            write_and_compact(&world, 1, 60).await;
+            world.start(behind.0).await.expect("starts");
+            tokio::time::sleep(Duration::from_millis(after_ms)).await;
+            let mute = Fault { drop_answers_per_mille: 1_000, ..Fault::default() };
+            world.faults.set_between(leader, behind, mute);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            world.faults.heal();
+            world.write_key(100, "new", "1").await;
+            assert_eq!(world.read(behind, "new").await.as_deref(), Some("1"), "at {after_ms} ms");
         });
     }
 }

@@ -10,6 +10,7 @@ use crate::consensus::{
     Applied, Command, Consensus, ConsensusOptions, Submission, SubmissionResult,
 };
 use crate::error::StartError;
+use crate::peer::fault::{FaultPlan, FaultyTransport};
 use crate::peer::greeter::BasicGreeter;
 use crate::peer::memory::MemoryNetwork;
 use crate::peer::{Hello, Inbound, Lane, PeerHandler, SharedTransport};
@@ -24,6 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct World {
     pub(super) network: MemoryNetwork,
+    pub(super) faults: FaultPlan,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) keep_entries: u64,
     pub(super) keep_log_bytes: u64,
@@ -61,6 +63,7 @@ impl World {
     pub(super) async fn keeping(seed: u64, keep_entries: u64, keep_log_bytes: u64) -> World {
         let mut world = World {
             network: MemoryNetwork::new(seed),
+            faults: FaultPlan::new(seed),
             nodes: BTreeMap::new(),
             keep_entries,
             keep_log_bytes,
@@ -92,8 +95,10 @@ impl World {
             lane: Lane::Bulk,
             layout: 0,
         }));
-        let transport =
-            self.network.transport(NodeId(id), runtime.clone(), greeter, metrics.clone());
+        let wires = self.network.transport(NodeId(id), runtime.clone(), greeter, metrics.clone());
+        let faults = self.faults.clone();
+        let transport: SharedTransport =
+            FaultyTransport::wrap(wires, NodeId(id), faults, runtime.clone());
         let (log, recovered) = open_log(&node.disk, &runtime).expect("the log opens");
         let table: Arc<dyn Table> = open_table(&node.disk);
         let consensus = Consensus::start(ConsensusOptions {

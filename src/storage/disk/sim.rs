@@ -205,16 +205,6 @@ impl SimDisk {
     pub fn counts(&self) -> DiskCounts {
         self.0.lock().counts
     }
-
-    /// How many syncs of files succeeded.
-    pub fn syncs(&self) -> u64 {
-        self.counts().syncs
-    }
-
-    /// How many writes were torn by crashes.
-    pub fn torn_writes(&self) -> u64 {
-        self.counts().torn_writes
-    }
 }
 
 impl State {

@@ -3,6 +3,8 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::runtime::below;
+
 pub(super) struct Dice(StdRng);
 
 impl Dice {
@@ -12,8 +14,7 @@ impl Dice {
 
     /// A number below `bound`; 0 where that is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // Lemire's multiply-shift, as `Runtime::random_below`.
-        ((u128::from(self.0.next_u64()) * bound as u128) >> 64) as usize
+        below(self.0.next_u64(), bound as u64) as usize
     }
 
     pub fn one_in(&mut self, chances: usize) -> bool {

@@ -119,7 +119,7 @@ fn the_same_seed_loses_the_same_bytes() {
         disk.crash();
         let names = disk.list("dir").expect("lists");
         let contents = names.iter().map(|name| disk.contents(&format!("dir/{name}")));
-        (names.clone(), contents.collect::<Vec<_>>(), disk.torn_writes())
+        (names.clone(), contents.collect::<Vec<_>>(), disk.counts().torn_writes)
     };
     assert_eq!(run(3), run(3));
     assert_ne!(run(3), run(4));

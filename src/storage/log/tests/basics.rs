@@ -52,14 +52,18 @@ fn completions_are_called_in_append_order_and_share_syncs() {
         // The first goes alone; the others queue while it is being synced.
         opened.log.append(vec![record(b"0")], answers.completion(0));
         runtime.sleep(Duration::from_millis(5)).await;
-        let before = disk.syncs();
+        let before = disk.counts().syncs;
         for name in 1..6 {
             opened.log.append(vec![record(b"x")], answers.completion(name));
         }
         assert_eq!(answers.take().0, [] as [usize; 0], "nothing is durable before its sync");
         runtime.sleep(Duration::from_millis(50)).await;
         assert_eq!(answers.take(), (vec![0, 1, 2, 3, 4, 5], vec![]));
-        assert_eq!(disk.syncs() - before, 2, "one for the first append, one for the five others");
+        assert_eq!(
+            disk.counts().syncs - before,
+            2,
+            "one for the first append, one for the five others"
+        );
         assert_eq!(opened.metrics.log_records.get(), 6);
         assert_eq!(opened.metrics.log_bytes.get(), 6 * 15);
     });
@@ -91,9 +95,9 @@ fn a_failed_sync_fails_that_append_and_every_later_one_for_ever() {
         for _ in 0..3 {
             opened.log.append_durably(vec![record(b"later")]).await.expect_err("fails for ever");
         }
-        let syncs = disk.syncs();
+        let syncs = disk.counts().syncs;
         opened.log.close().await;
-        assert_eq!(disk.syncs(), syncs, "a failed log is never synced again");
+        assert_eq!(disk.counts().syncs, syncs, "a failed log is never synced again");
         // Both with and without a power cut, what was acknowledged is there and nothing else.
         for _ in 0..2 {
             let payloads: Vec<_> =
