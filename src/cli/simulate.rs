@@ -219,7 +219,7 @@ mod planted {
     use crate::types::Mode;
 
     /// Worlds a mode in which a bug must be caught.
-    const WORLDS: u64 = 400;
+    const WORLDS: u64 = 800;
 
     /// At least half of the bugs must be caught within so many worlds.
     const MEDIAN_WORLDS: u64 = 100;
