@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{Level, Mode, NodeId, Outcome, Version};
 
 /// Why a node cannot serve an operation at all, whichever it is. Nothing has happened.
@@ -63,6 +65,12 @@ pub enum WriteError {
     /// the way, `None` where the key held nothing.
     #[error("the precondition does not hold: the key is {}", current.map_or("absent".to_owned(), |version| format!("at version {version}")))]
     PreconditionFailed { current: Option<Version> },
+    /// Definitely not applied: the idempotency key is remembered for another request.
+    #[error(
+        "the Idempotency-Key was used for another request (method, key, value, content type or \
+         conditions differ): give each request a key of its own, and repeat it only with the request"
+    )]
+    IdempotencyKeyReused,
     /// It may have been applied, or may yet be: once and wholly, or not at all.
     #[error("it is unknown whether the write was applied: {detail}")]
     Unknown { detail: String },
@@ -72,10 +80,51 @@ impl WriteError {
     /// What a client may conclude.
     pub fn outcome(&self) -> Outcome {
         match self {
-            WriteError::Refused(_) | WriteError::PreconditionFailed { .. } => Outcome::NotApplied,
+            WriteError::Refused(_)
+            | WriteError::PreconditionFailed { .. }
+            | WriteError::IdempotencyKeyReused => Outcome::NotApplied,
             WriteError::Unknown { .. } => Outcome::Unknown,
         }
     }
+}
+
+/// Why leadership was not handed over. Every error but `Elsewhere` and `Unknown` changed nothing.
+/// It travels between nodes, so its order is on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum TransferError {
+    #[error("node {node} is not of this cluster, whose voters are {}", list(voters))]
+    UnknownNode { node: NodeId, voters: Vec<NodeId> },
+    #[error("node {node} is a learner and cannot lead: promote it first, or name a voter")]
+    NotVoter { node: NodeId },
+    #[error("node {node} cannot take over now: {reason}; wait for it, or name another voter")]
+    Behind { node: NodeId, reason: String },
+    #[error("no voter beside node {leader}, which leads, is there and has caught up")]
+    NoTarget { leader: NodeId },
+    #[error(
+        "node {fixed} is the fixed leader and leads for ever: take leader.fixed_leader out of \
+         every node's settings first"
+    )]
+    Fixed { fixed: NodeId },
+    #[error("nobody could be asked to hand over: {reason}")]
+    NoLeader { reason: String },
+    /// An election came out otherwise.
+    #[error("node {target} was asked to lead, but node {leader} was elected")]
+    Elsewhere { target: NodeId, leader: NodeId },
+    #[error("it is unknown whether leadership was handed over: {reason}; ask who leads")]
+    Unknown { reason: String },
+}
+
+fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Why a call to hand leadership over gave no new leader.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeadershipError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
 }
 
 /// Why a node does not start; one clear line that says what to do.

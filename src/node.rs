@@ -48,6 +48,10 @@ const CHECKPOINT_CHECK_EVERY: Duration = Duration::from_millis(250);
 /// How often a node looks whether the control plane has named the cluster.
 const CLUSTER_NAME_CHECK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long a node that is told to stop tries to hand leadership over: about what the election costs
+/// that follows where it cannot.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long the checkpoint of a node that stops may take before it is left to the next start.
 const LAST_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -238,8 +242,17 @@ impl Node {
         self.failed.borrow().clone()
     }
 
+    /// Makes ready to stop while still serving: where this node leads, another takes over. To be
+    /// called before clients are turned away, so that none of them waits for an election.
+    pub async fn hand_over(&self) {
+        if self.failure().is_none() {
+            self.consensus.hand_over(HAND_OVER_TIMEOUT).await;
+        }
+    }
+
     /// Stops the node in order, with a last checkpoint.
     pub async fn stop(&self) {
+        self.hand_over().await;
         self.replicator.shutdown().await;
         self.take_last_checkpoint().await;
         self.consensus.shutdown().await;
@@ -454,13 +467,15 @@ async fn start_consensus(
     table: &Arc<dyn Table>,
     recovered: RaftReplay,
 ) -> Result<Arc<Consensus>, StartError> {
-    let lowest = settings.peers.keys().next() == Some(&settings.node_id);
+    // The fixed leader where there is one, since nobody else stands; else the lowest id.
+    let lowest = settings.peers.keys().next().copied();
+    let first = settings.leader.fixed_leader.or(lowest) == Some(settings.node_id);
     let consensus = Consensus::start(ConsensusOptions {
         runtime: runtime.clone(),
         settings: settings.leader.clone(),
         node: settings.node_id,
         peers: settings.peers.clone(),
-        initialise: lowest && identity.cluster().is_none(),
+        initialise: first && identity.cluster().is_none(),
         log: log.clone(),
         log_cache_bytes: settings.storage.log_cache_bytes,
         // Two checkpoints' worth: a follower that lags by less needs no snapshot.

@@ -36,6 +36,8 @@ pub enum CaughtBy {
     Simulator,
     /// Tests that damage the files of a real directory.
     RealFiles,
+    /// Tests of consensus: of a group in memory, or of the state machine.
+    ConsensusTests,
 }
 
 /// How a bug was caught.
@@ -89,6 +91,7 @@ pub fn table(caught: &BTreeMap<Bug, Caught>) -> String {
         let modes: Vec<_> = bug.modes().iter().map(|mode| mode.as_str()).collect();
         let (worlds, check) = match (caught.get(bug), bug.caught_by()) {
             (Some(caught), _) => (caught.worlds.to_string(), caught.check.as_str()),
+            (None, CaughtBy::ConsensusTests) => (String::new(), "tests of consensus"),
             (None, CaughtBy::RealFiles) => (String::new(), "tests on real files"),
             (None, CaughtBy::Simulator) => (String::new(), "**not caught**"),
         };

@@ -89,10 +89,14 @@ async fn batch(shared: &Shared, call: &mut Call, request: Request) -> Result<Res
     if let Some(trace) = parts.headers.get(h::QUORATE_TRACE) {
         call.trace = wants_trace(trace)?;
     }
-    for name in ["Idempotency-Key", "Quorate-Ttl"] {
-        if parts.headers.contains_key(name) {
-            return Err(kv::not_yet(name).into());
-        }
+    if parts.headers.contains_key(h::QUORATE_TTL) {
+        return Err(kv::not_yet("Quorate-Ttl").into());
+    }
+    if parts.headers.contains_key(h::IDEMPOTENCY_KEY) {
+        // The operations are independent: one key could not say which of them were applied.
+        let problem = "a batch takes none, as its operations are independent: send each write \
+                       that needs one as a request of its own";
+        return Err(Invalid::Header { name: "Idempotency-Key", problem: problem.to_owned() }.into());
     }
     let limits = &shared.api.settings.limits;
     let parameters = Parameters::parse(parts.uri.query(), limits.request_timeout)?;
@@ -174,7 +178,7 @@ fn check(op: Op<'_>, limits: &Limits) -> Result<Work, String> {
             Err(invalid) => return refused(invalid),
         },
     };
-    Ok(Work::Write(Write { key, change, condition: None }))
+    Ok(Work::Write(Write { key, change, condition: None, retry: None }))
 }
 
 fn checked_type(text: Cow<'_, str>) -> Result<String, Invalid> {

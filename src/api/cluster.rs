@@ -31,8 +31,10 @@ struct MembersView {
 }
 
 #[derive(Serialize)]
-struct LeaderView {
+pub(super) struct LeaderView {
     leader: Option<NodeId>,
+    /// The node that leads for ever, where the settings name one.
+    fixed_leader: Option<NodeId>,
     term: u64,
     /// Where clients reach the leader, as far as this node was told.
     client: Option<String>,
@@ -66,6 +68,18 @@ impl From<Member> for MemberView {
     }
 }
 
+impl From<ClusterStatus> for LeaderView {
+    fn from(status: ClusterStatus) -> LeaderView {
+        let leads = status.members.into_iter().find(|member| Some(member.id) == status.leader);
+        LeaderView {
+            leader: status.leader,
+            fixed_leader: status.fixed_leader,
+            term: status.term,
+            client: leads.and_then(|member| member.client_address),
+        }
+    }
+}
+
 /// `GET /v1/cluster`.
 pub async fn cluster(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     answer(&shared, &request, |status| ClusterView {
@@ -89,14 +103,7 @@ pub async fn members(State(shared): State<Arc<Shared>>, request: Request) -> Res
 
 /// `GET /v1/cluster/leader`.
 pub async fn leader(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answer(&shared, &request, |status| {
-        let leads = status.members.into_iter().find(|member| Some(member.id) == status.leader);
-        LeaderView {
-            leader: status.leader,
-            term: status.term,
-            client: leads.and_then(|member| member.client_address),
-        }
-    })
+    answer(&shared, &request, LeaderView::from)
 }
 
 /// `GET /v1/cluster/mode`.

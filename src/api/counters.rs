@@ -20,6 +20,7 @@ pub enum Operation {
     Watch,
     Explain,
     Cluster,
+    Transfer,
     Node,
     Health,
     Ready,
@@ -43,6 +44,7 @@ impl Operation {
             Operation::Watch => "watch",
             Operation::Explain => "explain",
             Operation::Cluster => "cluster",
+            Operation::Transfer => "transfer",
             Operation::Node => "node",
             Operation::Health => "health",
             Operation::Ready => "ready",
@@ -54,7 +56,11 @@ impl Operation {
     /// Whether it changes data, so that its failures say an outcome.
     pub const fn is_write(self) -> bool {
         match self {
-            Operation::Put | Operation::Delete | Operation::Batch | Operation::Transaction => true,
+            Operation::Put
+            | Operation::Delete
+            | Operation::Batch
+            | Operation::Transaction
+            | Operation::Transfer => true,
             Operation::Get
             | Operation::Head
             | Operation::List
@@ -71,8 +77,8 @@ impl Operation {
 }
 
 /// The statuses that answers have; one that is missing here is counted all the same, more slowly.
-const STATUSES: [u16; 17] =
-    [200, 204, 206, 304, 400, 404, 405, 408, 412, 413, 415, 416, 421, 429, 501, 503, 504];
+const STATUSES: [u16; 18] =
+    [200, 204, 206, 304, 400, 404, 405, 408, 409, 412, 413, 415, 416, 421, 429, 501, 503, 504];
 
 /// Counters that were used before, by operation and status.
 pub struct Counters {

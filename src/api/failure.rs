@@ -3,7 +3,7 @@
 
 use http::Method;
 
-use crate::error::{ReadError, WriteError};
+use crate::error::{LeadershipError, ReadError, WriteError};
 use crate::types::{KeyError, Version};
 
 /// Why a request is not answered with what it asked for.
@@ -13,6 +13,8 @@ pub enum Failure {
     Read(ReadError),
     /// The replicator did not acknowledge a write.
     Write(WriteError),
+    /// Leadership was not handed over.
+    Leadership(LeadershipError),
     /// The request itself cannot be served; no replicator was asked, or a read answered and the
     /// request's conditions rule its answer out.
     Request(Invalid),
@@ -27,6 +29,12 @@ impl From<ReadError> for Failure {
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Failure {
         Failure::Write(error)
+    }
+}
+
+impl From<LeadershipError> for Failure {
+    fn from(error: LeadershipError) -> Failure {
+        Failure::Leadership(error)
     }
 }
 

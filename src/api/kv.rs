@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 
 use crate::replication::{ReadAnswer, WriteAnswer};
-use crate::types::{Change, Content, Version, Write};
+use crate::types::{Change, Condition, Content, Key, RetryKey, Version, Write};
 
 use super::body;
 use super::conditions::{self, Tags};
@@ -199,6 +199,7 @@ fn type_header(content_type: Option<String>) -> HeaderValue {
 struct WriteHeaders {
     has_condition: bool,
     content_type: Option<String>,
+    idempotency_key: Option<String>,
     trace: bool,
 }
 
@@ -221,13 +222,41 @@ impl WriteHeaders {
             } else if name == h::QUORATE_TRACE {
                 found.trace = wants_trace(value)?;
             } else if name == h::IDEMPOTENCY_KEY {
-                return Err(not_yet("Idempotency-Key"));
+                found.idempotency_key = Some(idempotency_key(&found, value)?);
             } else if name == h::QUORATE_TTL {
                 return Err(not_yet("Quorate-Ttl"));
             }
         }
         Ok(found)
     }
+}
+
+fn idempotency_key(found: &WriteHeaders, value: &HeaderValue) -> Result<String, Invalid> {
+    const MAX: usize = RetryKey::MAX_KEY_BYTES;
+    let bad = |problem| Invalid::Header { name: "Idempotency-Key", problem };
+    if found.idempotency_key.is_some() {
+        return Err(bad("given twice: give it once".to_owned()));
+    }
+    let is_key = (1..=MAX).contains(&value.len())
+        && value.as_bytes().iter().all(|byte| byte.is_ascii_graphic());
+    match value.to_str() {
+        Ok(text) if is_key => Ok(text.to_owned()),
+        _ => Err(bad(format!("expected 1 to {MAX} visible ASCII characters without spaces"))),
+    }
+}
+
+/// The write that a request asks for.
+fn write_of(
+    shared: &Shared,
+    key: Key,
+    change: Change,
+    condition: Option<Condition>,
+    idempotency_key: Option<String>,
+) -> Write {
+    let expiry = shared.api.settings.leader.idempotency_expiry;
+    let retry =
+        idempotency_key.map(|name| RetryKey::of(name, &key, &change, condition.as_ref(), expiry));
+    Write { key, change, condition, retry }
 }
 
 pub fn not_yet(header: &str) -> Invalid {
@@ -270,7 +299,8 @@ where
     let value = body::read(runtime, body, "a value", limits.max_value_bytes, options.deadline);
     let value = value.await.map_err(Invalid::Body)?;
     let change = Change::Put { value, content_type: headers.content_type };
-    let answer = shared.api.replicator.write(Write { key, change, condition }, options).await?;
+    let write = write_of(shared, key, change, condition, headers.idempotency_key);
+    let answer = shared.api.replicator.write(write, options).await?;
     Ok(written(shared, call, &answer))
 }
 
@@ -286,7 +316,7 @@ async fn delete(shared: &Shared, call: &mut Call, parts: Parts) -> Result<Respon
     };
     drop(parts);
     let options = shared.options(call, &parameters);
-    let write = Write { key, change: Change::Delete, condition };
+    let write = write_of(shared, key, Change::Delete, condition, headers.idempotency_key);
     let answer = shared.api.replicator.write(write, options).await?;
     Ok(written(shared, call, &answer))
 }

@@ -46,6 +46,7 @@ pub(crate) mod cursor;
 mod failure;
 mod headers;
 mod kv;
+mod leadership;
 mod list;
 mod node;
 mod problem;
@@ -172,7 +173,7 @@ fn others(shared: Arc<Shared>) -> Router {
         .route("/v1/explain/{*key}", get(node::explain))
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/cluster/members", get(cluster::members))
-        .route("/v1/cluster/leader", get(cluster::leader))
+        .route("/v1/cluster/leader", get(cluster::leader).post(leadership::transfer))
         .route("/v1/cluster/mode", get(cluster::mode))
         .route("/v1/node", get(node::node))
         .route("/healthz", get(node::health))
@@ -193,6 +194,7 @@ async fn wrong_method(State(shared): State<Arc<Shared>>, request: Request) -> Re
     let call = shared.begin(Operation::Other);
     let allowed = match request.uri().path() {
         "/v1/batch" | "/v1/txn" => "POST",
+        "/v1/cluster/leader" => "GET, HEAD, POST",
         _ => "GET, HEAD",
     };
     let method = request.method().clone();

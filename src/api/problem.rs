@@ -12,7 +12,7 @@ use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::error::{ReadError, Refusal, WriteError};
+use crate::error::{LeadershipError, ReadError, Refusal, TransferError, WriteError};
 use crate::types::{KeyError, NodeId, Outcome, Version};
 
 use super::failure::{BodyError, Failure, Invalid, RuledOut};
@@ -88,9 +88,20 @@ impl Failure {
                 let failed = precondition_failed(error.to_string());
                 Problem { extra: current.map_or(Extra::Nothing, Extra::Current), ..failed }
             }
+            Failure::Write(error @ WriteError::IdempotencyKeyReused) => Problem {
+                extra: Extra::Parameter("Idempotency-Key".into()),
+                ..problem(
+                    422,
+                    "idempotency-key-reused",
+                    "Idempotency key reused",
+                    error.to_string(),
+                )
+            },
             Failure::Write(error @ WriteError::Unknown { .. }) => {
                 problem(504, "unknown-outcome", "Outcome unknown", error.to_string())
             }
+            Failure::Leadership(LeadershipError::Refused(refusal)) => of_refusal(refusal),
+            Failure::Leadership(LeadershipError::Transfer(error)) => of_transfer(error),
             Failure::Request(invalid) => of_invalid(invalid),
         };
         Problem { outcome: is_write.then(|| self.outcome()), ..problem }
@@ -100,7 +111,10 @@ impl Failure {
     fn outcome(&self) -> Outcome {
         match self {
             Failure::Write(error) => error.outcome(),
-            Failure::Read(_) | Failure::Request(_) => Outcome::NotApplied,
+            Failure::Leadership(LeadershipError::Transfer(
+                TransferError::Unknown { .. } | TransferError::Elsewhere { .. },
+            )) => Outcome::Unknown,
+            Failure::Read(_) | Failure::Leadership(_) | Failure::Request(_) => Outcome::NotApplied,
         }
     }
 }
@@ -128,6 +142,23 @@ fn of_refusal(refusal: &Refusal) -> Problem {
         }
         Refusal::NotReady { .. } => problem(503, "not-ready", "Not ready", detail),
         Refusal::Storage { .. } => problem(503, "storage-failed", "Storage failed", detail),
+    }
+}
+
+fn of_transfer(error: &TransferError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        TransferError::UnknownNode { .. } => problem(404, "unknown-node", "Unknown node", detail),
+        TransferError::NotVoter { .. } => problem(409, "not-a-voter", "Not a voter", detail),
+        TransferError::Fixed { .. } => problem(409, "leader-is-fixed", "Leader is fixed", detail),
+        TransferError::Behind { .. } | TransferError::NoTarget { .. } => {
+            problem(503, "not-caught-up", "Not caught up", detail)
+        }
+        TransferError::NoLeader { .. } => problem(503, "no-leader", "No leader", detail),
+        TransferError::Elsewhere { .. } => {
+            problem(504, "another-leads", "Another node leads", detail)
+        }
+        TransferError::Unknown { .. } => problem(504, "unknown-outcome", "Outcome unknown", detail),
     }
 }
 

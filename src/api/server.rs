@@ -2,8 +2,9 @@
 //!
 //! **Guarantees.** At most `max_connections` connections are open; more wait in the operating
 //! system's queue, none is dropped. A connection that begins no request for [`IDLE`] is closed,
-//! whether it is silent or sends a head byte by byte. On shutdown nothing more is accepted, idle
-//! connections close at once, requests under way have [`DRAIN`] to end.
+//! whether it is silent or sends a head byte by byte. On shutdown nothing more is accepted,
+//! connections are closed with the answer to their next request, idle ones after [`FAREWELL`], and
+//! requests under way have [`DRAIN`] to end.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,6 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use http::HeaderValue;
+use http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,6 +32,11 @@ use super::Service;
 /// connections, so that it is they who close them, and no request meets a closing door.
 const IDLE: Duration = Duration::from_secs(120);
 
+/// How long connections are kept on shutdown for the next request, which is answered and told that
+/// the connection closes: one that was closed while a request was on its way to it leaves its client
+/// not knowing. Clients under load ask again within it; for the others it is a moment.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// How long requests under way have to end on shutdown.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -43,6 +52,8 @@ const MAX_BUFFER_BYTES: usize = 128 << 10;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serve,
+    /// End after the next request.
+    Farewell,
     /// End after the request under way.
     Drain,
     /// End now.
@@ -62,20 +73,37 @@ pub async fn serve(service: Service, listener: TcpListener, shutdown: impl Futur
             () = &mut shutdown => break,
             accepted = accept(&runtime, &listener, &room) => accepted,
         };
-        let connection = connection(runtime.clone(), service.clone(), stream, watched.clone());
-        runtime.spawn(async move {
-            connection.await;
-            drop(permit);
-        });
+        serve_one(&runtime, &service, (stream, permit), &watched);
+    }
+    // Connections that wait to be accepted are closed too where the listener is: their clients may
+    // have sent a request already, and would not know.
+    while let Some(accepted) = accept(&runtime, &listener, &room).now_or_never() {
+        serve_one(&runtime, &service, accepted, &watched);
     }
     drop((listener, watched));
-    phase.send_replace(Phase::Drain);
+    phase.send_replace(Phase::Farewell);
+    if runtime.deadline(runtime.now() + FAREWELL, phase.closed()).await.is_none() {
+        phase.send_replace(Phase::Drain);
+    }
     // Every connection's task holds a receiver: closed means that all have ended.
     if runtime.deadline(runtime.now() + DRAIN, phase.closed()).await.is_none() {
         tracing::warn!("requests were still under way after {} s; dropped", DRAIN.as_secs());
         phase.send_replace(Phase::Drop);
         phase.closed().await;
     }
+}
+
+fn serve_one(
+    runtime: &Runtime,
+    service: &Service,
+    (stream, permit): (TcpStream, Option<OwnedSemaphorePermit>),
+    phase: &watch::Receiver<Phase>,
+) {
+    let connection = connection(runtime.clone(), service.clone(), stream, phase.clone());
+    runtime.spawn(async move {
+        connection.await;
+        drop(permit);
+    });
 }
 
 /// Waits for room, and then for a connection.
@@ -113,11 +141,15 @@ async fn connection(
     // An answer that waits for an acknowledgement costs 40 ms; failing to say so costs only that.
     let _ = stream.set_nodelay(true);
     let progress = Arc::new(Progress::default());
+    let told = phase.clone();
     let answer = service_fn(|request: hyper::Request<Incoming>| {
-        let (service, progress) = (&service, &progress);
+        let (service, progress, told) = (&service, &progress, &told);
         progress.begun.fetch_add(1, Ordering::Relaxed);
         async move {
-            let response = service.answer(request).await;
+            let mut response = service.answer(request).await;
+            if *told.borrow() != Phase::Serve {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             progress.ended.fetch_add(1, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
         }
@@ -136,7 +168,7 @@ async fn connection(
             changed = phase.changed() => {
                 let now = *phase.borrow_and_update();
                 match (changed, now) {
-                    (Ok(()), Phase::Serve) => {}
+                    (Ok(()), Phase::Serve | Phase::Farewell) => {}
                     (Ok(()), Phase::Drain) => served.as_mut().graceful_shutdown(),
                     (Ok(()), Phase::Drop) | (Err(_), _) => return,
                 }

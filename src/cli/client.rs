@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Exit, complain};
+use super::{Exit, complain, leadership};
 use crate::client::{
     AnswerInfo, Client, ClientError, ClusterView, Found, ListItem, ListRequest, Options, ReadAnswer,
 };
@@ -25,16 +25,16 @@ const DEFAULT_NODE: &str = "127.0.0.1:7001";
 
 /// What every client command takes.
 #[derive(Args)]
-struct Common {
+pub(super) struct Common {
     /// Nodes to ask: the next where one cannot be reached [env: QUORATE_NODES] [default: 127.0.0.1:7001]
     #[arg(long = "node", value_name = "HOST:PORT", value_delimiter = ',')]
     nodes: Vec<String>,
     /// How long the node may take, such as 500ms or 2s
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     /// text, or json for programs
     #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    pub(super) output: Output,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,7 +57,7 @@ struct LevelArgs {
     w: Option<u16>,
 }
 
-/// What a write may demand of what is there.
+/// What a write may demand of what is there, and its name.
 #[derive(Args)]
 struct ConditionArgs {
     /// Only where the key is at this version, or '*': holds anything
@@ -66,6 +66,9 @@ struct ConditionArgs {
     /// Only where the key is not at this version, or '*': holds nothing
     #[arg(long, value_name = "ETAG")]
     if_none_match: Option<String>,
+    /// A name for this write: sent again under it, it is applied once (leader mode)
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
 }
 
 #[derive(Args)]
@@ -131,6 +134,10 @@ pub(super) struct ListArgs {
 pub(super) enum ClusterCommand {
     /// Show the cluster as one node sees it
     Status(StatusArgs),
+    /// Show who leads
+    Leader(leadership::LeaderArgs),
+    /// Hand leadership over to another node
+    Transfer(leadership::TransferArgs),
 }
 
 #[derive(Args)]
@@ -261,6 +268,7 @@ fn conditional(options: Options, condition: &ConditionArgs) -> Options {
     Options {
         if_match: quoted(&condition.if_match),
         if_none_match: quoted(&condition.if_none_match),
+        idempotency_key: condition.idempotency_key.clone(),
         ..options
     }
 }
@@ -333,7 +341,14 @@ fn show_item(args: &ListArgs, item: &ListItem) {
 }
 
 pub(super) fn cluster(command: &ClusterCommand) -> Exit {
-    let ClusterCommand::Status(args) = command;
+    match command {
+        ClusterCommand::Status(args) => status(args),
+        ClusterCommand::Leader(args) => leadership::leader(args),
+        ClusterCommand::Transfer(args) => leadership::transfer(args),
+    }
+}
+
+fn status(args: &StatusArgs) -> Exit {
     run(&args.common, |client| async move {
         let view = client.cluster_status().await?;
         match args.common.output {
@@ -394,7 +409,7 @@ pub(super) fn health(args: &HealthArgs) -> Exit {
 }
 
 /// Runs a command that changes nothing, and says what went wrong.
-fn run<F>(common: &Common, command: impl FnOnce(Client) -> F) -> Exit
+pub(super) fn run<F>(common: &Common, command: impl FnOnce(Client) -> F) -> Exit
 where
     F: Future<Output = Result<Exit, ClientError>>,
 {
@@ -406,7 +421,7 @@ where
 }
 
 /// Runs a command that may change something, and says what went wrong.
-fn run_write<F>(common: &Common, command: impl FnOnce(Client) -> F) -> Exit
+pub(super) fn run_write<F>(common: &Common, command: impl FnOnce(Client) -> F) -> Exit
 where
     F: Future<Output = Result<Exit, ClientError>>,
 {
@@ -448,6 +463,6 @@ fn served(info: &AnswerInfo) -> String {
     format!("{}, from node {node}", info.consistency.as_deref().unwrap_or("?"))
 }
 
-fn print_json(value: &Value) {
+pub(super) fn print_json(value: &Value) {
     println!("{value}");
 }

@@ -13,6 +13,7 @@ mod check;
 mod client;
 mod compare;
 mod demo;
+mod leadership;
 mod nemesis;
 mod real_files;
 mod serve;

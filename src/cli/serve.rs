@@ -71,6 +71,8 @@ async fn serve(settings: Settings) -> Result<(), String> {
         return Err(reason);
     }
     tracing::info!("stopping: finishing what is under way");
+    // While clients are still served, so that what is under way goes on under the next leader.
+    node.hand_over().await;
     drop(stop);
     let _ = server.await;
     shut_down(node).await;

@@ -34,6 +34,9 @@ pub(super) struct SettingsArgs {
     /// The table engine: sled or memory
     #[arg(long)]
     engine: Option<String>,
+    /// The node that leads for ever, the same on every node (leader mode)
+    #[arg(long, value_name = "ID")]
+    fixed_leader: Option<String>,
     /// What to log: error, warn, info, debug, trace or a filter
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -62,7 +65,8 @@ impl SettingsArgs {
         raw.add_environment(std::env::vars_os().filter_map(readable))?;
         for (name, value) in self.flags() {
             if let Some(text) = value {
-                let flag = format!("--{}", name.replace('_', "-"));
+                let name_alone = name.rsplit('.').next().unwrap_or(name);
+                let flag = format!("--{}", name_alone.replace('_', "-"));
                 raw.add(name, text.clone(), Origin::Flag(flag))?;
             }
         }
@@ -75,7 +79,7 @@ impl SettingsArgs {
         raw.resolve()
     }
 
-    fn flags(&self) -> [(&'static str, &Option<String>); 9] {
+    fn flags(&self) -> [(&'static str, &Option<String>); 10] {
         [
             ("id", &self.id),
             ("mode", &self.mode),
@@ -85,6 +89,7 @@ impl SettingsArgs {
             ("peers", &self.peers),
             ("data_dir", &self.data_dir),
             ("engine", &self.engine),
+            ("leader.fixed_leader", &self.fixed_leader),
             ("log", &self.log),
         ]
     }

@@ -17,12 +17,13 @@ use reqwest::Response;
 use serde::de::DeserializeOwned;
 
 mod answer;
+mod leadership;
 mod request;
 mod views;
 
 pub use answer::{AnswerInfo, ClientError, Problem};
 pub use request::{ListRequest, Options};
-pub use views::{ClusterView, ListItem, ListPage, MemberView};
+pub use views::{ClusterView, LeaderView, ListItem, ListPage, MemberView};
 
 /// How long to try to connect to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

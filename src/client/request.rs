@@ -26,6 +26,8 @@ pub struct Options {
     pub if_match: Option<String>,
     /// As the header has it: `*`, or entity tags in double quotes.
     pub if_none_match: Option<String>,
+    /// A name for the write, under which it may be sent again.
+    pub idempotency_key: Option<String>,
 }
 
 impl Options {
@@ -47,6 +49,10 @@ impl Options {
         }
         if let Some(tags) = &self.if_none_match {
             headers.insert(header::IF_NONE_MATCH, header_value("If-None-Match", tags)?);
+        }
+        if let Some(key) = &self.idempotency_key {
+            const NAME: HeaderName = HeaderName::from_static("idempotency-key");
+            headers.insert(NAME, header_value("Idempotency-Key", key)?);
         }
         if self.trace {
             const TRACE: HeaderName = HeaderName::from_static("quorate-trace");

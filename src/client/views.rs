@@ -52,6 +52,17 @@ pub struct ClusterView {
     pub members: Vec<MemberView>,
 }
 
+/// Who leads, as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderView {
+    pub leader: Option<u16>,
+    /// The node that leads for ever, where the settings name one.
+    pub fixed_leader: Option<u16>,
+    pub term: u64,
+    /// Where clients reach the leader.
+    pub client: Option<String>,
+}
+
 /// One node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberView {

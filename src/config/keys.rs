@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{ReadRepair, Settings};
+use crate::types::NodeId;
 
 /// One setting.
 pub struct Key {
@@ -177,6 +178,21 @@ pub const KEYS: &[Key] = &[
         "log entries kept behind a checkpoint for followers that lag a little",
         leader.keep_entries = |t| number(t, 0, 100_000_000),
         show
+    ),
+    key!(
+        "leader.fixed_leader",
+        "the node that leads for ever, the same on every node; none: whoever is elected",
+        leader.fixed_leader = |t| match t {
+            "none" => Ok(None),
+            id => id.parse().map(Some).map_err(|_| "expected a node's id, or none".to_owned()),
+        },
+        |fixed: &Option<NodeId>| fixed.map_or("none".to_owned(), |id| id.to_string())
+    ),
+    key!(
+        "leader.idempotency_expiry_ms",
+        "milliseconds of log time for which an Idempotency-Key is remembered",
+        leader.idempotency_expiry = |t| millis(t, 1_000, 7 * 86_400_000),
+        ms
     ),
     key!(
         "leaderless.replicas",

@@ -105,6 +105,10 @@ pub struct LeaderSettings {
     pub election_timeout_max: Duration,
     /// How many entries stay in the log behind a checkpoint, for followers that lag a little.
     pub keep_entries: u64,
+    /// The node that leads for ever; `None`: whoever is elected.
+    pub fixed_leader: Option<NodeId>,
+    /// How long an idempotency key is remembered, in log time.
+    pub idempotency_expiry: Duration,
 }
 
 /// Replication factor and quorums.
@@ -180,6 +184,10 @@ impl Settings {
                 election_timeout_min: Duration::from_millis(250),
                 election_timeout_max: Duration::from_millis(400),
                 keep_entries: 10_000,
+                fixed_leader: None,
+                // Long enough for a client that crashed between its tries to come back, short enough
+                // that a thousand new keys a second fit.
+                idempotency_expiry: Duration::from_secs(15 * 60),
             },
             leaderless: LeaderlessSettings {
                 replicas,

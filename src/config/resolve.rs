@@ -243,6 +243,11 @@ fn check_together(settings: &Settings) -> Result<(), SettingsError> {
         "leader.election_timeout_min_ms must be below leader.election_timeout_max_ms".to_owned()
     } else if leader.heartbeat * 2 > leader.election_timeout_min {
         "leader.election_timeout_min_ms must be at least twice leader.heartbeat_ms".to_owned()
+    } else if leader.fixed_leader.is_some() && settings.mode != Mode::Leader {
+        "leader.fixed_leader is for leader mode: leave it out in leaderless mode".to_owned()
+    } else if let Some(fixed) = leader.fixed_leader.filter(|id| !settings.peers.contains_key(id)) {
+        let all = settings.peers.keys().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+        format!("leader.fixed_leader = {fixed}: not among the peers, which are {all}")
     } else if usize::from(leaderless.replicas) > nodes {
         let replicas = leaderless.replicas;
         format!("leaderless.replicas = {replicas}: there are only {nodes} nodes in peers")

@@ -12,6 +12,7 @@ use openraft::EntryPayload;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
+use super::idempotency::{self, Memory, Recall};
 use super::raft_types::{Entry, LogId, StoredMembership};
 use super::sessions::{Origin, Verdict};
 use super::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
@@ -42,6 +43,7 @@ pub(super) struct GroupState {
 pub(super) struct MachineState {
     pub(super) group: GroupState,
     pub(super) sessions: BTreeMap<NodeId, Origin>,
+    pub(super) retries: Memory,
 }
 
 impl MachineState {
@@ -64,7 +66,7 @@ impl MachineState {
                 sessions.insert(NodeId(origin), codec::decode("a session in the table", &value)?);
             }
         }
-        Ok(MachineState { group, sessions })
+        Ok(MachineState { group, sessions, retries: Memory::load(table)? })
     }
 }
 
@@ -77,6 +79,7 @@ pub(super) struct Applying<'a> {
     /// What the rows changed so far now hold: the version of their value, if they hold one.
     changed: HashMap<Bytes, Option<Version>>,
     touched: BTreeSet<NodeId>,
+    retries: idempotency::Changes,
 }
 
 impl<'a> Applying<'a> {
@@ -93,6 +96,7 @@ impl<'a> Applying<'a> {
             batch: TableBatch::default(),
             changed: HashMap::new(),
             touched: BTreeSet::new(),
+            retries: idempotency::Changes::default(),
         }
     }
 
@@ -165,6 +169,50 @@ impl<'a> Applying<'a> {
 
     fn write(
         &mut self,
+        mut write: Write,
+        proposed_time: u64,
+        origin: NodeId,
+    ) -> io::Result<WriteResult> {
+        self.sweep()?;
+        let Some(retry) = write.retry.take() else {
+            return self.write_once(write, proposed_time, origin);
+        };
+        // Also where nothing is written, so that log time goes on and keys expire.
+        self.next_time(proposed_time);
+        let now_ms = self.log_time_ms();
+        let recalled = self.retries.recall(&self.state.retries, self.table, now_ms, &retry)?;
+        if let Recall::Decided(result) = recalled {
+            self.metrics.writes_deduplicated.inc();
+            return Ok(result);
+        }
+        let result = self.write_once(write, proposed_time, origin)?;
+        let (memory, kept) = (&mut self.state.retries, result.clone());
+        self.retries.remember(memory, self.table, &mut self.batch, now_ms, retry, kept)?;
+        Ok(result)
+    }
+
+    /// Forgets a few idempotency keys whose time is over.
+    fn sweep(&mut self) -> io::Result<()> {
+        let now_ms = self.log_time_ms();
+        self.retries.sweep(&mut self.state.retries, self.table, &mut self.batch, now_ms)
+    }
+
+    /// The time that the log has reached, by the versions given.
+    fn log_time_ms(&self) -> u64 {
+        self.state.group.last_time >> 16
+    }
+
+    fn next_time(&mut self, proposed_time: u64) -> u64 {
+        let mut time = self.state.group.last_time.saturating_add(1).max(proposed_time);
+        if planted::is(Bug::VersionFromWallClock) {
+            time = proposed_time;
+        }
+        self.state.group.last_time = time;
+        time
+    }
+
+    fn write_once(
+        &mut self,
         write: Write,
         proposed_time: u64,
         origin: NodeId,
@@ -176,12 +224,7 @@ impl<'a> Applying<'a> {
                 return Ok(WriteResult::PreconditionFailed { current });
             }
         }
-        let mut time = self.state.group.last_time.saturating_add(1).max(proposed_time);
-        if planted::is(Bug::VersionFromWallClock) {
-            time = proposed_time;
-        }
-        self.state.group.last_time = time;
-        let version = Version::new(time, origin);
+        let version = Version::new(self.next_time(proposed_time), origin);
         let record = write.change.into_record(version);
         self.changed.insert(row.clone(), (!record.is_tombstone()).then_some(version));
         self.batch.put(row, encoding::encode(&record));

@@ -12,6 +12,8 @@ use openraft::errors::{
 use openraft::{BasicNode, LinearizerOption, ReadPolicy, ServerState};
 
 use super::inbound::Inbox;
+use super::leadership::{self, Leadership};
+use super::log_index::LogIndex;
 use super::log_store::LogStore;
 use super::network::Network;
 use super::raft_types::{LogId, Proposal, Raft, TypeConfig};
@@ -49,6 +51,7 @@ pub struct Consensus {
     keep_entries: u64,
     keep_log_bytes: u64,
     inbox: Inbox,
+    pub(super) leadership: Arc<Leadership>,
     leader: watch::Receiver<Option<NodeId>>,
     /// Set once the group has stopped, and why.
     stopped: watch::Receiver<Option<String>>,
@@ -147,6 +150,7 @@ impl Consensus {
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied_index: self.machine.applied().map_or(0, |applied| applied.index),
+            fixed_leader: self.leadership.fixed,
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
             cluster: self.machine.cluster(),
@@ -244,18 +248,31 @@ impl Consensus {
     }
 }
 
-async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
+/// The Raft log over the commit log, as it was recovered.
+fn log_store(options: &ConsensusOptions, index: LogIndex) -> LogStore {
+    LogStore::new(
+        options.log.clone(),
+        options.runtime.clone(),
+        index,
+        options.log_cache_bytes,
+        options.metrics.raft_log_truncations.clone(),
+        options.settings.fixed_leader.is_some(),
+    )
+}
+
+async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
     let broken = |error: std::io::Error| StartError::DataDirectory(error.to_string());
-    let index = options.recovered.index.finish().map_err(StartError::DataDirectory)?;
+    let recovered = std::mem::take(&mut options.recovered);
+    let index = recovered.index.finish().map_err(StartError::DataDirectory)?;
     let keep_entries = options.settings.keep_entries;
     let machine_options = MachineOptions {
         runtime: options.runtime.clone(),
-        table: options.table,
-        disk: options.disk,
+        table: options.table.clone(),
+        disk: options.disk.clone(),
         metrics: options.metrics.clone(),
         orders_data: options.orders_data,
     };
-    let runtime = options.runtime;
+    let runtime = options.runtime.clone();
     let machine = runtime.blocking(move || Machine::open(machine_options)).await.map_err(broken)?;
     let machine = Arc::new(machine);
     if machine.applied() < index.purged {
@@ -280,28 +297,28 @@ async fn start(options: ConsensusOptions) -> Result<Consensus, StartError> {
         )));
     }
 
-    let config = settings::config(&options.settings)
+    let config = settings::config(&options.settings, options.node)
         .map_err(|error| StartError::Other(format!("the leader settings: {error}")))?;
-    let network = Network::new(runtime.clone(), options.transport, &options.settings);
-    let truncations = options.metrics.raft_log_truncations.clone();
-    let cache_bytes = options.log_cache_bytes;
-    let log = LogStore::new(options.log, runtime.clone(), index, cache_bytes, truncations);
+    let network = Network::new(runtime.clone(), options.transport.clone(), &options.settings);
+    let log = log_store(&options, index);
     let state_machine = StateMachine(machine.clone());
     let raft = Raft::new(options.node, Arc::new(config), network, log.clone(), state_machine)
         .await
         .map_err(|error| StartError::Other(format!("consensus does not start: {error}")))?;
     if options.initialise {
-        initialise(&raft, options.peers).await?;
+        initialise(&raft, options.peers.clone()).await?;
     }
 
     let (leader, watch_leader) = watch::channel(None);
     let (stop, watch_stop) = watch::channel(None);
-    let watching = watch_group(raft.clone(), options.metrics, leader, stop);
+    let leadership = leadership::leadership(&options, raft.clone(), watch_leader.clone());
+    let watching = watch_group(raft.clone(), options.metrics.clone(), leader, stop);
     let minting = mint(runtime.clone(), raft.clone(), machine.clone());
     let tasks = vec![runtime.spawn(watching), runtime.spawn(minting)];
     Ok(Consensus {
         node: options.node,
-        inbox: Inbox::new(raft.clone(), machine.clone()),
+        inbox: Inbox::new(raft.clone(), machine.clone(), leadership.clone()),
+        leadership,
         runtime,
         raft,
         machine,

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::codec;
+use super::leadership::Leadership;
 use super::messages::{TransferMessage, VoteMessage};
 use super::raft_types::Raft;
 use super::snapshot_receiver::Receiver;
@@ -40,14 +41,15 @@ pub(super) struct Inbox {
     appends: Mutex<BTreeMap<NodeId, Queue>>,
     snapshots: mpsc::Sender<Inbound>,
     receiver: Task<()>,
+    leadership: Arc<Leadership>,
 }
 
 impl Inbox {
-    pub(super) fn new(raft: Raft, machine: Arc<Machine>) -> Inbox {
+    pub(super) fn new(raft: Raft, machine: Arc<Machine>, leadership: Arc<Leadership>) -> Inbox {
         let runtime = machine.runtime.clone();
         let (snapshots, queue) = mpsc::channel(SNAPSHOT_QUEUE);
         let receiver = runtime.spawn(Receiver::new(raft.clone(), machine).run(queue));
-        Inbox { raft, runtime, appends: Mutex::default(), snapshots, receiver }
+        Inbox { raft, runtime, appends: Mutex::default(), snapshots, receiver, leadership }
     }
 
     /// Takes a request; never waits.
@@ -59,11 +61,14 @@ impl Inbox {
             }
             Service::RaftAppend => self.queue_append(inbound),
             Service::RaftSnapshot => refuse_overflow(self.snapshots.try_send(inbound)),
+            Service::RaftVote if !self.leadership.may_ask_for_votes(inbound.from) => {
+                inbound.reply.refuse("another node is the fixed leader: this one may not stand");
+            }
             Service::RaftVote => {
                 self.runtime.spawn(vote(self.raft.clone(), inbound));
             }
             Service::RaftTransfer => {
-                self.runtime.spawn(transfer(self.raft.clone(), inbound));
+                self.runtime.spawn(transfer(self.raft.clone(), self.leadership.clone(), inbound));
             }
             other => inbound.reply.refuse(format!("{} is no Raft service", other.as_str())),
         }
@@ -138,9 +143,10 @@ async fn vote(raft: Raft, inbound: Inbound) {
     }
 }
 
-async fn transfer(raft: Raft, inbound: Inbound) {
-    let request: TransferMessage = match codec::decode("a transfer request", &inbound.body) {
-        Ok(request) => request,
+async fn transfer(raft: Raft, leadership: Arc<Leadership>, inbound: Inbound) {
+    let request = match codec::decode("a transfer request", &inbound.body) {
+        Ok(TransferMessage::Raft(request)) => request,
+        Ok(TransferMessage::Ask { to }) => return leadership.answer(to, inbound).await,
         Err(error) => return inbound.reply.refuse(error.to_string()),
     };
     if let Ok(response) = raft.handle_transfer_leader(request).await {

@@ -224,6 +224,8 @@ impl RaftLogReader<TypeConfig> for LogReader {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.0.read(start, end, MAX_READ_BYTES).await
+        let entries = self.0.read(start, end, MAX_READ_BYTES).await?;
+        self.0.before_sending(&entries).await?;
+        Ok(entries)
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Shared {
     cache_bytes: u64,
     pub(super) state: Mutex<State>,
     progress: Arc<Progress>,
+    /// Whether entries are read for followers only once they are durable here.
+    durable_first: bool,
     /// Counts the times the log lost its end.
     truncations: Counter,
 }
@@ -59,7 +61,10 @@ struct Progress {
     /// The number of the last append that is durable.
     durable: AtomicU64,
     failed: AtomicBool,
+    /// For the append that waits for room.
     changed: Notify,
+    /// For the readers that wait for what they read to be durable.
+    flushed: Notify,
 }
 
 pub(super) struct State {
@@ -149,6 +154,7 @@ impl LogStore {
         recovered: LogIndex,
         cache_bytes: u64,
         truncations: Counter,
+        durable_first: bool,
     ) -> LogStore {
         let committed = recovered.committed;
         let state = State {
@@ -159,7 +165,9 @@ impl LogStore {
             committed,
         };
         let (state, progress) = (Mutex::new(state), Arc::default());
-        LogStore(Arc::new(Shared { log, runtime, cache_bytes, state, progress, truncations }))
+        let shared =
+            Shared { log, runtime, cache_bytes, state, progress, durable_first, truncations };
+        LogStore(Arc::new(shared))
     }
 
     /// Writes the small state again at the end of the log, and the entries too where they are few,
@@ -276,6 +284,7 @@ impl LogStore {
                 false => progress.failed.store(true, Ordering::Release),
             }
             progress.changed.notify_one();
+            progress.flushed.notify_waiters();
             done.io_completed(result.map_err(io::Error::other));
         };
         let positions = self.0.log.append(records, Box::new(completion));
@@ -321,6 +330,36 @@ impl LogStore {
             self.0.log.append(vec![record(kind, payload)], completion);
         }
         durable.await
+    }
+}
+
+impl Shared {
+    /// Whether the entry at `index` is durable here.
+    fn is_durable(&self, index: u64) -> bool {
+        let state = self.state.lock();
+        let cached = index.checked_sub(state.cache_first());
+        let cached = cached.and_then(|at| state.cache.get(at as usize));
+        // What is no longer in memory is on the disk.
+        cached.is_none_or(|it| it.append <= self.progress.durable.load(Ordering::Acquire))
+    }
+
+    /// Waits until the last of `entries` is durable here, where followers may see nothing that this
+    /// node could forget. A fixed leader that forgot what a majority holds could never be elected
+    /// again, and nobody else may be.
+    pub(super) async fn before_sending(&self, entries: &[Entry]) -> io::Result<()> {
+        let Some(last) = entries.last().filter(|_| self.durable_first) else { return Ok(()) };
+        loop {
+            let flushed = self.progress.flushed.notified();
+            tokio::pin!(flushed);
+            flushed.as_mut().enable();
+            if self.progress.failed.load(Ordering::Acquire) {
+                return Err(io::Error::other(LogError::Closed));
+            }
+            if self.is_durable(last.log_id.index) {
+                return Ok(());
+            }
+            flushed.await;
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::raft_types::{TypeConfig, Vote};
 use super::snapshot::Manifest;
+use crate::types::NodeId;
 
 /// For `Service::RaftVote`; answered with openraft's `VoteResponse`.
 #[derive(Serialize, Deserialize)]
@@ -15,7 +16,14 @@ pub(super) enum VoteMessage {
 }
 
 /// For `Service::RaftTransfer`.
-pub(super) type TransferMessage = TransferLeaderRequest<TypeConfig>;
+#[derive(Serialize, Deserialize)]
+pub(super) enum TransferMessage {
+    /// Answered with a [`TransferAnswer`].
+    Raft(TransferLeaderRequest<TypeConfig>),
+    /// A client of another node asks the leader to hand over; answered with the node that leads
+    /// then, or with `TransferError`.
+    Ask { to: Option<NodeId> },
+}
 pub(super) type TransferAnswer = TransferLeaderResponse<TypeConfig>;
 
 /// For `Service::RaftSnapshot`. `transfer` tells one attempt from the next. Every message may be sent

@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 mod apply;
 mod codec;
 mod group;
+mod idempotency;
 mod inbound;
+mod leadership;
 mod log_index;
 mod log_reader;
 mod log_replay;
@@ -41,6 +43,7 @@ mod tests;
 mod watch;
 
 pub use group::Consensus;
+pub use idempotency::MAX_REMEMBERED;
 pub use sessions::MAX_UNSETTLED;
 
 use crate::config::LeaderSettings;
@@ -118,8 +121,16 @@ pub enum SubmissionResult {
 /// What became of one write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WriteResult {
-    Written { version: Version },
-    PreconditionFailed { current: Option<Version> },
+    Written {
+        version: Version,
+    },
+    PreconditionFailed {
+        current: Option<Version>,
+    },
+    /// Not applied: its idempotency key is remembered for another request.
+    KeyReused,
+    /// Not applied: as many idempotency keys are remembered as may be.
+    KeysFull,
 }
 
 /// Why a proposal has no result.
@@ -148,6 +159,8 @@ pub struct ConsensusStatus {
     pub term: u64,
     pub last_log_index: u64,
     pub applied_index: u64,
+    /// The node that leads for ever, where the settings name one.
+    pub fixed_leader: Option<NodeId>,
     /// Voters and learners.
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,

@@ -18,7 +18,7 @@ use openraft::raft::{
 use openraft::{BasicNode, OptionalSend};
 
 use super::codec;
-use super::messages::{TransferAnswer, VoteMessage};
+use super::messages::{TransferAnswer, TransferMessage, VoteMessage};
 use super::raft_types::{LogId, TypeConfig, Vote};
 use super::snapshot_sender::Sender;
 use super::state_machine::SnapshotData;
@@ -280,6 +280,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<TransferAnswer> {
+        let request = TransferMessage::Raft(request);
         self.ask(Service::RaftTransfer, &request, option.hard_ttl()).await
     }
 

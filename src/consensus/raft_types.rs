@@ -60,7 +60,9 @@ fn about_bytes(command: &Command) -> usize {
             }
             Change::Delete => 0,
         };
-        WRITE_HEAD_BYTES + write.key.as_str().len() + change
+        // A digest and an expiry take up to 29 bytes.
+        let retry = write.retry.as_ref().map_or(0, |retry| retry.key.len() + 32);
+        WRITE_HEAD_BYTES + write.key.as_str().len() + change + retry
     };
     let submission_bytes =
         |it: &Submission| HEAD_BYTES + it.writes.iter().map(write_bytes).sum::<usize>();

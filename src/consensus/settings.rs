@@ -7,6 +7,7 @@ use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
 
 use crate::config::LeaderSettings;
 use crate::planted::{self, Bug};
+use crate::types::NodeId;
 
 /// Entries in one message to a follower; the reader bounds its bytes, see
 /// [`super::log_reader::MAX_READ_BYTES`].
@@ -19,8 +20,8 @@ const CORE_QUEUE: u64 = 16_384;
 /// never slower than what a client would notice.
 const BACKOFF: &str = "20ms 40ms 80ms ...300ms";
 
-/// openraft's configuration for these settings.
-pub(super) fn config(settings: &LeaderSettings) -> Result<Config, ConfigError> {
+/// openraft's configuration for these settings on one node.
+pub(super) fn config(settings: &LeaderSettings, node: NodeId) -> Result<Config, ConfigError> {
     let ms = |duration: Duration| duration.as_millis() as u64;
     #[allow(deprecated, reason = "every field is named, the retired one too")]
     let config = Config {
@@ -64,12 +65,13 @@ pub(super) fn config(settings: &LeaderSettings) -> Result<Config, ConfigError> {
         broadcast_submitted_on_append: Some(false),
         enable_tick: true,
         enable_heartbeat: true,
-        enable_elect: true,
+        // Beside a fixed leader nobody else stands.
+        enable_elect: super::leadership::may_stand(settings, node),
         removed_leader_step_down: StepDownPolicy::After(ms(settings.election_timeout_min)),
         // A leader without a majority refuses proposals and reads already, as its lease is over.
         quorum_loss_probe_interval: None,
         // A node that was cut off must not raise the term when it comes back.
-        enable_pre_vote: Some(true),
+        enable_pre_vote: Some(!planted::is(Bug::NoPreVote)),
         backoff: BACKOFF.to_owned(),
         reset_backoff_on_transfer_leader: Some(true),
         // A follower whose log went back has lost what it promised: never paper over it.

@@ -77,7 +77,10 @@ pub(super) fn encode_page(rows: &[(Bytes, Bytes)]) -> io::Result<Bytes> {
 pub(super) fn is_replicated(row: &[u8]) -> bool {
     let within = |(from, to): (Bytes, Bytes)| row >= &from[..] && row < &to[..];
     let with_sessions = !planted::is(Bug::SessionsMissingFromSnapshot);
-    within(rows::data_range()) || (with_sessions && within(rows::session_range()))
+    let with_keys = !planted::is(Bug::IdempotencyKeysMissingFromSnapshot);
+    within(rows::data_range())
+        || (with_sessions && within(rows::session_range()))
+        || (with_keys && within(rows::retry_range()))
 }
 
 /// The file that pages are collected in.
@@ -160,6 +163,7 @@ pub(super) fn install(
         remove_all(table, rows::data_range())?;
     }
     remove_all(table, rows::session_range())?;
+    remove_all(table, rows::retry_range())?;
 
     let file = disk.open(PATH)?;
     let (mut offset, mut checksum) = (0, 0);

@@ -54,6 +54,7 @@ impl Greeter for NodeGreeter {
             client_address: self.settings.advertise.clone(),
             lane,
             layout: self.layout,
+            fixed_leader: self.settings.leader.fixed_leader,
         }
     }
 
@@ -68,6 +69,10 @@ impl Greeter for NodeGreeter {
         }
         if self.settings.mode == Mode::Leaderless && hello.layout != self.layout {
             return Err(Rejection::OtherLayout { ours: self.layout, theirs: hello.layout });
+        }
+        let (ours, theirs) = (self.settings.leader.fixed_leader, hello.fixed_leader);
+        if ours != theirs {
+            return Err(Rejection::OtherFixedLeader { ours, theirs });
         }
         if let (Some(ours), Some(theirs)) = (self.identity.cluster(), hello.cluster)
             && ours != theirs
@@ -131,6 +136,23 @@ mod tests {
             let other = greeter(2, Mode::Leaderless, nodes, replicas);
             let rejected = own.accept(&other.hello(Lane::Bulk));
             assert!(matches!(rejected, Err(Rejection::OtherLayout { .. })), "{rejected:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_name_different_fixed_leaders_do_not_talk() {
+        let named = |node, fixed: Option<u16>| {
+            let mut greeter = greeter(node, Mode::Leader, &[1, 2, 3], 3);
+            greeter.settings.leader.fixed_leader = fixed.map(NodeId);
+            greeter
+        };
+        let own = named(1, Some(1));
+        assert_eq!(own.accept(&named(2, Some(1)).hello(Lane::Bulk)), Ok(()));
+        for other in [None, Some(2)] {
+            let rejected = own.accept(&named(2, other).hello(Lane::Bulk));
+            let theirs = other.map(NodeId);
+            let wanted = Rejection::OtherFixedLeader { ours: Some(NodeId(1)), theirs };
+            assert_eq!(rejected, Err(wanted));
         }
     }
 

@@ -270,6 +270,8 @@ pub struct Hello {
     pub lane: Lane,
     /// Stands for what places keys on nodes, which the peers of a leaderless cluster must agree on.
     pub layout: u64,
+    /// The node that leads for ever, which the nodes of a cluster must agree on.
+    pub fixed_leader: Option<NodeId>,
 }
 
 /// Decides, for the links, who this node is and whom it accepts.
@@ -303,6 +305,16 @@ pub enum Rejection {
          and replicas"
     )]
     OtherLayout { ours: u64, theirs: u64 },
+    #[error(
+        "its leader.fixed_leader is {}, this cluster's {}: all nodes need the same setting",
+        or_none(theirs),
+        or_none(ours)
+    )]
+    OtherFixedLeader { ours: Option<NodeId>, theirs: Option<NodeId> },
+}
+
+fn or_none(node: &Option<NodeId>) -> String {
+    node.map_or("none".to_owned(), |node| node.to_string())
 }
 
 /// A transport that can be shared.

@@ -122,6 +122,11 @@ bugs! {
     SessionsMissingFromSnapshot "sessions-missing-from-snapshot" [Leader] Simulator
         "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), sections 5 and 6.3"
 
+    /// A snapshot is sent without the idempotency keys, and a node that installs it applies a
+    /// client's retry anew.
+    IdempotencyKeysMissingFromSnapshot "idempotency-keys-missing-from-snapshot" [Leader] ConsensusTests
+        "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), sections 5 and 6.3"
+
     /// A node begins its sessions anew after a restart, and its new submissions are taken for old.
     BootNumberReused "boot-number-reused" [Leader] Simulator
         "a classic: Birrell, Nelson, \"Implementing Remote Procedure Calls\" (1984), on \
@@ -149,6 +154,18 @@ bugs! {
     /// A write's version is its proposer's wall clock alone: versions go back in log order.
     VersionFromWallClock "version-from-wall-clock" [Leader] Simulator
         "Cassandra, whose order of writes is that of wall clocks (Jepsen, 2013)"
+
+    /// A transfer of leadership is answered once it is asked for, before the target leads.
+    TransferAnsweredAtOnce "transfer-answered-at-once" [Leader] Simulator
+        "a classic: answering for what was begun, not for what was done"
+
+    /// A node stands for election without asking first whether anybody would vote for it.
+    NoPreVote "no-pre-vote" [Leader] ConsensusTests
+        "etcd before 3.4, in which a node that came back from a partition deposed the leader"
+
+    /// Nodes other than the fixed leader stand for election, and are voted for.
+    OthersStandBesideFixedLeader "others-stand-beside-fixed-leader" [Leader] Simulator
+        "a classic: a setting that each node reads for itself"
 
     /// A condition is decided on the node that takes the write, before the log has ordered it.
     ConditionCheckedAtProposal "condition-checked-at-proposal" [Leader] Simulator

@@ -5,7 +5,7 @@
 
 use futures_util::future::BoxFuture;
 
-use crate::error::{ReadError, WriteError};
+use crate::error::{LeadershipError, ReadError, Refusal, WriteError};
 use crate::peer::Inbound;
 use crate::runtime::Instant;
 use crate::storage::rows::Bound;
@@ -112,6 +112,8 @@ pub struct ClusterStatus {
     pub node: NodeId,
     /// The leader of the control plane (in leader mode, of the data too).
     pub leader: Option<NodeId>,
+    /// The node that leads for ever, where the settings name one.
+    pub fixed_leader: Option<NodeId>,
     pub term: u64,
     pub members: Vec<Member>,
     /// Log index up to which the control plane's log is applied here.
@@ -144,6 +146,18 @@ pub trait Replicator: Send + Sync + 'static {
 
     /// The cluster as this node sees it.
     fn status(&self) -> ClusterStatus;
+
+    /// Hands leadership over to `to`, or to whoever has caught up furthest; gives who leads then.
+    /// Only where a leader orders the data is there anything to hand over.
+    fn transfer(
+        &self,
+        _to: Option<NodeId>,
+        _options: RequestOptions,
+    ) -> BoxFuture<'_, Result<NodeId, LeadershipError>> {
+        let what = "handing leadership over".to_owned();
+        let mode = self.status().mode;
+        Box::pin(async move { Err(Refusal::NotImplemented { what, mode }.into()) })
+    }
 
     /// Whether this node can serve the mode's default level now, and if not, why.
     fn ready(&self) -> Result<(), String>;

@@ -49,6 +49,8 @@ impl Coverage {
     pub(super) fn add_node(&mut self, metrics: &Metrics) {
         for (what, counter) in [
             ("recovery: election won", &metrics.elections_won),
+            ("transfer: led over", &metrics.leadership_transfers),
+            ("transfer: hand-over at stop", &metrics.hand_overs_at_stop),
             ("recovery: consensus log truncated", &metrics.raft_log_truncations),
             ("recovery: snapshot sent", &metrics.snapshots_sent),
             ("recovery: snapshot resumed", &metrics.snapshots_resumed),
@@ -148,6 +150,10 @@ pub fn expected(mode: Mode) -> Vec<&'static str> {
     match mode {
         Mode::Leader => expected.extend([
             "recovery: election won",
+            "transfer: done",
+            "transfer: refused",
+            "transfer: hand-over at stop",
+            "a fixed leader led",
             "recovery: consensus log truncated",
             "recovery: snapshot sent",
             "recovery: snapshot installed",

@@ -119,6 +119,7 @@ impl Machine {
         settings.storage.log_segment_bytes = plan.segment_bytes;
         settings.storage.checkpoint_log_bytes = plan.checkpoint_bytes;
         settings.leader.keep_entries = plan.keep_entries;
+        settings.leader.fixed_leader = plan.fixed_leader.map(NodeId);
         settings.leaderless.replicas = plan.replicas;
         settings.leaderless.read_quorum = plan.replicas / 2 + 1;
         settings.leaderless.write_quorum = plan.replicas / 2 + 1;
@@ -294,6 +295,15 @@ impl Machine {
         runtime.kill();
         if how == Ending::PowerCut {
             self.disk.crash();
+        }
+        let won = metrics.elections_won.get();
+        match shared.plan.fixed_leader.map(NodeId) {
+            Some(fixed) if fixed != id && won > 0 => {
+                let what = format!("node {id} led beside the fixed leader, node {fixed}");
+                shared.broken("another-led", what);
+            }
+            Some(fixed) if fixed == id && won > 0 => shared.happened("a fixed leader led"),
+            _ => {}
         }
         shared.count_node(metrics);
     }

@@ -35,6 +35,7 @@ mod plan;
 #[cfg(any(test, feature = "planted-bugs"))]
 mod sabotage;
 mod trace;
+mod transfer;
 mod verdict;
 mod world;
 

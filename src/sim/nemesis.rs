@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::machine::{Ending, Machine};
 use super::plan::{Fault, Group};
+use super::transfer;
 use super::world::{Shared, World};
 use crate::peer::fault::{Fault as LinkFault, FaultCounts};
 use crate::runtime::Instant;
@@ -175,6 +176,11 @@ impl Nemesis {
             Fault::RollingRestart => {
                 world.machines[0].stop(&shared);
                 return Some(Undo::RollOn(1));
+            }
+            Fault::Transfer => {
+                let to = shared.runtime.random_below(2 * world.machines.len() as u64) as usize;
+                let to = world.machines.get(to).map(Machine::id);
+                transfer::ask(&shared, id, world.machines[node].running()?, to);
             }
             Fault::WrongDisk => {
                 if !self.formed(world) || is_out(&world.machines[node]) || !may_lose_a_disk(world) {

@@ -37,6 +37,7 @@ pub(super) enum Fault {
     PauseLeader,
     RollingRestart,
     WrongDisk,
+    Transfer,
     // Disks.
     FailedSync,
     FullDisk,
@@ -63,7 +64,7 @@ impl Group {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 29] = [
+    pub const ALL: [Fault; 30] = [
         Fault::Delay,
         Fault::Drop,
         Fault::DropAnswers,
@@ -93,6 +94,8 @@ impl Fault {
         Fault::Skew,
         Fault::ClockRate,
         Fault::ClockJump,
+        // Last, so that what a seed picked before it was there stays.
+        Fault::Transfer,
     ];
 
     /// The fault in words, for traces and the table of what happened.
@@ -120,6 +123,7 @@ impl Fault {
             Fault::PauseLeader => "process: pause the leader",
             Fault::RollingRestart => "process: rolling restart",
             Fault::WrongDisk => "process: restart with an empty disk",
+            Fault::Transfer => "process: leadership handed over",
             Fault::FailedSync => "disk: a sync fails",
             Fault::FullDisk => "disk: full",
             Fault::FlippedBit => "disk: a bit flips",
@@ -154,7 +158,8 @@ impl Fault {
             | Fault::Pause
             | Fault::PauseLeader
             | Fault::RollingRestart
-            | Fault::WrongDisk => Group::Processes,
+            | Fault::WrongDisk
+            | Fault::Transfer => Group::Processes,
             Fault::FailedSync | Fault::FullDisk | Fault::FlippedBit | Fault::SlowDisk => {
                 Group::Disks
             }
@@ -174,7 +179,7 @@ impl Fault {
     fn least_nodes(self) -> u16 {
         match self {
             Fault::Ring => 4,
-            Fault::WrongDisk => 2,
+            Fault::WrongDisk | Fault::Transfer => 2,
             _ if self.group() == Group::Links => 2,
             _ => 1,
         }
@@ -182,7 +187,9 @@ impl Fault {
 
     /// Whether it can happen in this mode.
     pub fn applies_to(self, mode: Mode) -> bool {
-        mode == Mode::Leader || !matches!(self, Fault::IsolateLeader | Fault::PauseLeader)
+        let needs_leader =
+            matches!(self, Fault::IsolateLeader | Fault::PauseLeader | Fault::Transfer);
+        mode == Mode::Leader || !needs_leader
     }
 }
 
@@ -191,6 +198,9 @@ const KIND_PERCENT: u64 = 30;
 
 /// One world in this many has no fault at all: what breaks there is broken in fair weather.
 const FAIR_ONE_IN: u64 = 40;
+
+/// One world of leader mode in this many has a fixed leader.
+const FIXED_ONE_IN: u64 = 8;
 
 /// One world in this many is gentle, and has each gentle kind of fault so often, in percent.
 const GENTLE_ONE_IN: u64 = 12;
@@ -238,6 +248,8 @@ pub(super) struct Plan {
     pub keep_entries: u64,
     pub max_stragglers: usize,
     pub max_requests: usize,
+    /// The node that leads for ever, in some worlds of leader mode.
+    pub fixed_leader: Option<u16>,
 }
 
 impl Plan {
@@ -275,7 +287,7 @@ impl Plan {
         let fair = between(0..FAIR_ONE_IN) == 0;
         let gentle = between(0..GENTLE_ONE_IN) == 0;
         let percent = if gentle { GENTLE_KIND_PERCENT } else { KIND_PERCENT };
-        let faults = Fault::ALL
+        let mut faults: Vec<Fault> = Fault::ALL
             .into_iter()
             .filter(|fault| fault.applies_to(mode))
             .filter(|_| between(0..100) < percent && !fair)
@@ -284,6 +296,12 @@ impl Plan {
             .collect();
         let (read_percent, value_bytes, max_stragglers) =
             if gentle { (0, 200, 1_000) } else { (read_percent, value_bytes, max_stragglers) };
+        let fixed = mode == Mode::Leader && between(0..FIXED_ONE_IN) == 0;
+        let fixed_leader = fixed.then(|| between(1..u64::from(nodes) + 1) as u16);
+        if fixed {
+            // Without the fixed leader's disk nobody ever leads again, and nothing is promised.
+            faults.retain(|fault| *fault != Fault::FlippedBit);
+        }
         Plan {
             mode,
             gentle,
@@ -305,6 +323,7 @@ impl Plan {
             keep_entries,
             max_stragglers,
             max_requests,
+            fixed_leader,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! One ordered map holds everything, so a batch can change user rows and the applied position
 //! together. The first byte of a row's key is its family: `d` user rows, `m` facts about the table
-//! itself, `s` forwarding sessions. User rows lie by partition and then key, in both modes, so that a
+//! itself, `s` forwarding sessions, `i` idempotency keys. User rows lie by partition and then key, in both modes, so that a
 //! partition can be read, moved and compared as one range; reading them in key order merges all
 //! partitions, which costs a small scan of each.
 
@@ -18,6 +18,13 @@ use crate::types::{Key, PARTITIONS, Partition};
 const DATA: u8 = b'd';
 const META: u8 = b'm';
 const SESSION: u8 = b's';
+const RETRY: u8 = b'i';
+
+/// What a row of the family of idempotency keys is: the count of all, what is remembered of one, or
+/// its place in the order of expiry.
+const RETRY_COUNT: u8 = b'c';
+const RETRY_KEY: u8 = b'k';
+const RETRY_EXPIRY: u8 = b't';
 
 /// Family and partition, before the key of a user row.
 const DATA_HEAD_BYTES: usize = 2;
@@ -60,6 +67,38 @@ pub fn parse_session_row(row: &[u8]) -> Option<u16> {
         [SESSION, high, low] => Some(u16::from_be_bytes([*high, *low])),
         _ => None,
     }
+}
+
+/// How many idempotency keys are remembered.
+pub fn retry_count_row() -> Bytes {
+    Bytes::from_static(&[RETRY, RETRY_COUNT])
+}
+
+/// What is remembered of an idempotency key.
+pub fn retry_row(key: &str) -> Bytes {
+    [&[RETRY, RETRY_KEY], key.as_bytes()].concat().into()
+}
+
+/// Where an idempotency key stands in the order of expiry.
+pub fn retry_expiry_row(expires_ms: u64, key: &str) -> Bytes {
+    [&[RETRY, RETRY_EXPIRY], &expires_ms.to_be_bytes()[..], key.as_bytes()].concat().into()
+}
+
+/// When a row of the order of expiry is due, and its key; `None` for any other row.
+pub fn parse_retry_expiry_row(row: &[u8]) -> Option<(u64, &str)> {
+    let rest = row.strip_prefix(&[RETRY, RETRY_EXPIRY])?;
+    let (expires_ms, key) = rest.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*expires_ms), std::str::from_utf8(key).ok()?))
+}
+
+/// All rows of the order of expiry.
+pub fn retry_expiry_range() -> (Bytes, Bytes) {
+    (Bytes::from_static(&[RETRY, RETRY_EXPIRY]), Bytes::from_static(&[RETRY, RETRY_EXPIRY + 1]))
+}
+
+/// All that is remembered of idempotency keys.
+pub fn retry_range() -> (Bytes, Bytes) {
+    family_range(RETRY)
 }
 
 /// All user rows: from (inclusive) and to (exclusive), as [`Table::scan`] takes them.

@@ -59,6 +59,9 @@ pub struct Metrics {
     pub read_index_rounds: Counter,
     /// Times this node became the leader.
     pub elections_won: Counter,
+    /// Times this node handed leadership over, and of those the ones before it stopped.
+    pub leadership_transfers: Counter,
+    pub hand_overs_at_stop: Counter,
     /// Times the consensus log lost its end to another leader's.
     pub raft_log_truncations: Counter,
     /// Snapshots sent and installed.
@@ -101,6 +104,8 @@ impl Metrics {
             requests_in_flight: Gauge::default(),
             read_index_rounds: counter(r, "read_index_rounds", "Leader confirmations for reads"),
             elections_won: counter(r, "elections_won", "Times this node became the leader"),
+            leadership_transfers: counter(r, "leadership_transfers", "Leadership handed over"),
+            hand_overs_at_stop: counter(r, "hand_overs_at_stop", "Hand-overs before a stop"),
             raft_log_truncations: counter(r, "raft_log_truncations", "Log ends given up"),
             snapshots_sent: counter(r, "snapshots_sent", "Snapshots sent to followers"),
             snapshots_resumed: counter(

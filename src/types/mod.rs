@@ -18,4 +18,4 @@ pub use mode::Mode;
 pub use outcome::Outcome;
 pub use record::{Content, Record};
 pub use version::{Version, VersionError};
-pub use write::{Change, Condition, Write};
+pub use write::{Change, Condition, RetryKey, Write};

@@ -57,4 +57,67 @@ pub struct Write {
     pub key: Key,
     pub change: Change,
     pub condition: Option<Condition>,
+    /// What makes the client's own retry safe; leader mode only.
+    pub retry: Option<RetryKey>,
+}
+
+/// A client's name for a write, from `Idempotency-Key`: sent again under it, the write is applied
+/// once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryKey {
+    pub key: String,
+    /// Of the request: a key that comes with another digest was reused by mistake.
+    pub digest: u128,
+    /// How long the first application is remembered, in log time; it travels with the write, so
+    /// that all nodes decide alike whatever their settings are.
+    pub expiry_ms: u64,
+}
+
+impl RetryKey {
+    /// The longest key, in bytes.
+    pub const MAX_KEY_BYTES: usize = 128;
+
+    /// The name `name` for a write of these parts.
+    pub fn of(
+        name: String,
+        key: &Key,
+        change: &Change,
+        condition: Option<&Condition>,
+        expiry: std::time::Duration,
+    ) -> RetryKey {
+        let digest = digest(key, change, condition);
+        let expiry_ms = u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX);
+        RetryKey { key: name, digest, expiry_ms }
+    }
+}
+
+/// A digest of all that a write does. It guards against mistakes, not against somebody who looks for
+/// two requests with one digest: such a client could only fool itself.
+fn digest(key: &Key, change: &Change, condition: Option<&Condition>) -> u128 {
+    let mut hasher = twox_hash::xxhash3_128::Hasher::new();
+    // Each part with its length, so that no two requests spell the same bytes.
+    let mut part = |bytes: &[u8]| {
+        hasher.write(&(bytes.len() as u64).to_le_bytes());
+        hasher.write(bytes);
+    };
+    part(key.as_str().as_bytes());
+    match change {
+        Change::Put { value, content_type } => {
+            part(b"put");
+            part(value);
+            part(if content_type.is_some() { b"typed" } else { b"plain" });
+            part(content_type.as_deref().unwrap_or_default().as_bytes());
+        }
+        Change::Delete => part(b"delete"),
+    }
+    let (name, versions): (&[u8], &[Version]) = match condition {
+        None => (b"always", &[]),
+        Some(Condition::VersionIn(versions)) => (b"in", versions),
+        Some(Condition::Exists) => (b"exists", &[]),
+        Some(Condition::Absent) => (b"absent", &[]),
+        Some(Condition::VersionNotIn(versions)) => (b"not in", versions),
+    };
+    part(name);
+    versions.iter().for_each(|version| part(version.to_string().as_bytes()));
+    hasher.finish_128()
 }

@@ -84,6 +84,8 @@ fn only_an_unknown_outcome_is_a_504_of_a_write() {
         write_fails(&world, unknown, 504, "unknown-outcome", "unknown").await;
         let failed = WriteError::PreconditionFailed { current: None };
         write_fails(&world, failed, 412, "precondition-failed", "not_applied").await;
+        let reused = WriteError::IdempotencyKeyReused;
+        write_fails(&world, reused, 422, "idempotency-key-reused", "not_applied").await;
         let current = Version::new(5 << 16, NodeId(1));
         let failed = WriteError::PreconditionFailed { current: Some(current) };
         write_fails(&world, failed, 412, "precondition-failed", "not_applied").await;

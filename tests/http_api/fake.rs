@@ -165,6 +165,7 @@ impl Replicator for Fake {
             epoch: Epoch(1),
             node: NodeId(2),
             leader: Some(NodeId(1)),
+            fixed_leader: None,
             term: 3,
             members: (1..=3).map(member).collect(),
             applied_index: 17,

@@ -12,6 +12,7 @@ mod kv;
 mod limits;
 mod list;
 mod nonsense;
+mod retries;
 mod sockets;
 mod status;
 mod world;

@@ -23,7 +23,8 @@ fn the_cluster_is_told_whole_and_in_parts() {
         assert_eq!(world.get("/v1/cluster").await.json(), whole);
         let part = json!({"members": members});
         assert_eq!(world.get("/v1/cluster/members").await.json(), part);
-        let leader = json!({"leader": 1, "term": 3, "client": "127.0.0.1:7001"});
+        let leader =
+            json!({"fixed_leader": null, "leader": 1, "term": 3, "client": "127.0.0.1:7001"});
         assert_eq!(world.get("/v1/cluster/leader").await.json(), leader);
         let mode = json!({"mode": "leader", "epoch": 1});
         assert_eq!(world.get("/v1/cluster/mode").await.json(), mode);

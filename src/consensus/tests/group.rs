@@ -6,7 +6,7 @@ use super::support::*;
 use super::world::*;
 use crate::consensus::{Command, ProposeError, SubmissionResult, WriteResult};
 use crate::storage::{encoding, rows};
-use crate::types::NodeId;
+use crate::types::{NodeId, RetryKey, Write};
 
 #[test]
 fn a_group_elects_writes_loses_its_leader_and_gets_it_back() {
@@ -113,5 +113,29 @@ fn a_leader_without_a_majority_confirms_nothing_and_acknowledges_nothing() {
             world.start(id.0).await.expect("starts");
         }
         world.write_key(2, "a", "1").await;
+    });
+}
+
+#[test]
+fn a_clients_retry_through_another_node_after_its_leader_died_is_applied_once() {
+    in_a_world(|| async {
+        let mut world = World::new(5, 1_000).await;
+        let keyed = || {
+            let write = put("a", "1", None);
+            let expiry = Duration::from_secs(60);
+            let retry = RetryKey::of("one".to_owned(), &write.key, &write.change, None, expiry);
+            Write { retry: Some(retry), ..write }
+        };
+        // Origins 8 and 9: no forwarding session knows both submissions.
+        let first = world.write(submission(session(8, 1, 1, 0), 1, vec![keyed()])).await;
+        world.write_key(2, "a", "2").await;
+        let leader = world.leader().await;
+        world.crash(leader);
+        let again = world.write(submission(session(9, 1, 1, 0), 1, vec![keyed()])).await;
+        assert_eq!(again, first);
+        world.start(leader.0).await.expect("starts");
+        for id in 1..=3 {
+            assert_eq!(world.read(NodeId(id), "a").await.as_deref(), Some("2"));
+        }
     });
 }

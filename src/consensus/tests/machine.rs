@@ -19,15 +19,15 @@ use crate::telemetry::Metrics;
 use crate::types::{ClusterId, Condition, Content, NodeId, Version};
 
 /// Applies entries to a table as one batch or as one each, and keeps the results.
-struct Bench {
-    state: MachineState,
-    table: Arc<dyn Table>,
+pub struct Bench {
+    pub state: MachineState,
+    pub table: Arc<dyn Table>,
     metrics: Metrics,
     next: u64,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub fn new() -> Bench {
         let table: Arc<dyn Table> = open_table(&SimDisk::new(1));
         let state = MachineState::load(&*table).expect("loads");
         Bench { state, table, metrics: Metrics::new(), next: 0 }
@@ -39,7 +39,7 @@ impl Bench {
     }
 
     /// One batch of an entry for each submission.
-    fn batch(&mut self, submissions: Vec<Submission>) -> Vec<SubmissionResult> {
+    pub fn batch(&mut self, submissions: Vec<Submission>) -> Vec<SubmissionResult> {
         let entries: Vec<_> = submissions.into_iter().map(|one| self.entry(vec![one])).collect();
         let mut applying = Applying::new(&mut self.state, &*self.table, &self.metrics);
         let mut results = Vec::new();
@@ -53,18 +53,18 @@ impl Bench {
         results
     }
 
-    fn one(&mut self, submission: Submission) -> SubmissionResult {
+    pub fn one(&mut self, submission: Submission) -> SubmissionResult {
         self.batch(vec![submission]).remove(0)
     }
 
-    fn content(&self, name: &str) -> Option<(Version, Content)> {
+    pub fn content(&self, name: &str) -> Option<(Version, Content)> {
         let row = self.table.get(&rows::data_row(&key(name))).expect("readable")?;
         let record = encoding::decode(&row).expect("a record");
         Some((record.version, record.content))
     }
 
     /// What was lost with the process comes back from the table.
-    fn reload(&mut self) {
+    pub fn reload(&mut self) {
         self.state = MachineState::load(&*self.table).expect("loads");
     }
 }
@@ -77,7 +77,9 @@ fn versions(results: &[SubmissionResult]) -> Vec<Version> {
     writes
         .filter_map(|write| match write {
             WriteResult::Written { version } => Some(version),
-            WriteResult::PreconditionFailed { .. } => None,
+            WriteResult::PreconditionFailed { .. }
+            | WriteResult::KeyReused
+            | WriteResult::KeysFull => None,
         })
         .collect()
 }

@@ -2,6 +2,8 @@
 
 mod catching_up;
 mod group;
+mod idempotency;
+mod leadership;
 mod machine;
 mod recovery;
 mod suite;

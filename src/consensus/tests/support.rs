@@ -51,7 +51,7 @@ pub fn open_log(
 pub fn open_store(disk: &SimDisk, runtime: &Runtime, cache_bytes: u64) -> LogStore {
     let (log, replay) = open_log(disk, runtime).expect("the log opens");
     let index = replay.index.finish().expect("the log is whole");
-    LogStore::new(log, runtime.clone(), index, cache_bytes, Default::default())
+    LogStore::new(log, runtime.clone(), index, cache_bytes, Default::default(), false)
 }
 
 pub fn open_table(disk: &SimDisk) -> Arc<MemoryTable> {
@@ -89,11 +89,16 @@ pub fn key(text: &str) -> Key {
 
 pub fn put(name: &str, value: impl Into<Vec<u8>>, condition: Option<Condition>) -> Write {
     let value = value.into().into();
-    Write { key: key(name), change: Change::Put { value, content_type: None }, condition }
+    Write {
+        key: key(name),
+        change: Change::Put { value, content_type: None },
+        condition,
+        retry: None,
+    }
 }
 
 pub fn delete(name: &str) -> Write {
-    Write { key: key(name), change: Change::Delete, condition: None }
+    Write { key: key(name), change: Change::Delete, condition: None, retry: None }
 }
 
 pub fn session(origin: u16, boot: u64, sequence: u64, settled: u64) -> Session {

@@ -25,11 +25,12 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct World {
     pub(super) network: MemoryNetwork,
-    pub(super) faults: FaultPlan,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) keep_entries: u64,
     pub(super) keep_log_bytes: u64,
     pub(super) seed: u64,
+    pub(super) fixed_leader: Option<NodeId>,
+    pub(super) faults: FaultPlan,
 }
 
 pub(super) struct Node {
@@ -60,14 +61,28 @@ impl World {
         World::keeping(seed, keep_entries, u64::MAX).await
     }
 
+    pub(super) async fn led_by(seed: u64, fixed_leader: NodeId) -> World {
+        World::made(seed, 1_000, u64::MAX, Some(fixed_leader)).await
+    }
+
     pub(super) async fn keeping(seed: u64, keep_entries: u64, keep_log_bytes: u64) -> World {
+        World::made(seed, keep_entries, keep_log_bytes, None).await
+    }
+
+    async fn made(
+        seed: u64,
+        keep_entries: u64,
+        keep_log_bytes: u64,
+        fixed_leader: Option<NodeId>,
+    ) -> World {
         let mut world = World {
             network: MemoryNetwork::new(seed),
-            faults: FaultPlan::new(seed),
             nodes: BTreeMap::new(),
             keep_entries,
             keep_log_bytes,
             seed,
+            fixed_leader,
+            faults: FaultPlan::new(seed),
         };
         for id in 1..=3 {
             let node = Node { disk: SimDisk::new(seed + id), boots: 0, run: None };
@@ -94,6 +109,7 @@ impl World {
             client_address: String::new(),
             lane: Lane::Bulk,
             layout: 0,
+            fixed_leader: self.fixed_leader,
         }));
         let wires = self.network.transport(NodeId(id), runtime.clone(), greeter, metrics.clone());
         let faults = self.faults.clone();
@@ -108,10 +124,12 @@ impl World {
                 election_timeout_min: Duration::from_millis(250),
                 election_timeout_max: Duration::from_millis(400),
                 keep_entries,
+                fixed_leader: self.fixed_leader,
+                idempotency_expiry: Duration::from_secs(900),
             },
             node: NodeId(id),
             peers,
-            initialise: id == 1 && node.boots == 1,
+            initialise: id == self.fixed_leader.map_or(1, |fixed| fixed.0) && node.boots == 1,
             log,
             log_cache_bytes: 16 << 10,
             keep_log_bytes: self.keep_log_bytes,

@@ -156,7 +156,7 @@ impl Running {
             Some(value) => Change::Put { value, content_type: None },
             None => Change::Delete,
         };
-        let write = Write { key: key_of(key)?, change, condition: None };
+        let write = Write { key: key_of(key)?, change, condition: None, retry: None };
         let (replicator, options) = (self.node.replicator(), self.options());
         let written = self.runtime.spawn(async move { replicator.write(write, options).await });
         let answer = written.await.map_err(|error| anyhow!(panic_text(error)))?;

@@ -83,6 +83,7 @@ fn hello(node: NodeId) -> Hello {
         incarnation: Incarnation(100 + u64::from(node.0)),
         mode: Mode::Leader,
         layout: 0,
+        fixed_leader: None,
         client_address: format!("client-{node}:7000"),
         lane: Lane::Bulk,
     }

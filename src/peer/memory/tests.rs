@@ -44,6 +44,7 @@ fn start(network: &MemoryNetwork, node: NodeId, trace: &Trace) -> (Runtime, Shar
         client_address: String::new(),
         lane: Lane::Bulk,
         layout: 0,
+        fixed_leader: None,
     };
     let greeter = Arc::new(BasicGreeter::new(hello));
     let transport = network.transport(node, runtime.clone(), greeter, Metrics::new());

@@ -49,6 +49,16 @@ impl<G: Group> Context<G> {
         }
     }
 
+    /// Refuses what another node would have to do, where it may not be passed on.
+    pub fn may_serve(&self, may_forward: bool) -> Result<(), Refusal> {
+        match self.group.leader() {
+            _ if may_forward => Ok(()),
+            Some(leader) if leader == self.node => Ok(()),
+            Some(leader) => Err(self.not_leader(leader)),
+            None => Err(Refusal::NoLeader { detail: self.no_leader(None) }),
+        }
+    }
+
     /// How many snapshots were installed by now; refuses while one is, and rows are missing.
     pub fn whole_table(&self) -> Result<u64, ReadError> {
         self.group.installs().ok_or_else(installing)
@@ -86,6 +96,7 @@ impl<G: Group> Context<G> {
             epoch: Epoch(1),
             node: self.node,
             leader: status.leader,
+            fixed_leader: status.fixed_leader,
             term: status.term,
             members: voters.chain(learners).map(|(id, role)| self.member(id, role)).collect(),
             applied_index: status.applied_index,

@@ -5,6 +5,7 @@
 //! writes whose clients have left.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::queue::Pending;
 use super::slot::Settled;
@@ -12,6 +13,10 @@ use crate::consensus::{MAX_UNSETTLED, Session, Submission, SubmissionResult, Wri
 use crate::error::{Refusal, WriteError};
 use crate::runtime::Instant;
 use crate::types::NodeId;
+
+/// How long a client should wait before it tries a new idempotency key again where as many are
+/// remembered as may be: keys expire by the second.
+const KEYS_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The sequences of this boot.
 pub struct Sessions {
@@ -146,6 +151,8 @@ impl Flight {
                 WriteResult::PreconditionFailed { current } => {
                     Err(WriteError::PreconditionFailed { current })
                 }
+                WriteResult::KeyReused => Err(WriteError::IdempotencyKeyReused),
+                WriteResult::KeysFull => Err(keys_full().into()),
             };
             pending.slot.answer(Settled { result, forwarded: self.forwarded });
         }
@@ -168,6 +175,10 @@ impl Flight {
             pending.slot.answer(Settled { result, forwarded: self.forwarded });
         }
     }
+}
+
+fn keys_full() -> Refusal {
+    Refusal::Overloaded { what: "the memory of idempotency keys", retry_after: KEYS_RETRY_AFTER }
 }
 
 #[cfg(test)]

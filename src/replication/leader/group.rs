@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::consensus::{
     Applied, Command, Consensus, ConsensusStatus, ProposeError, ReadIndexError,
 };
+use crate::error::TransferError;
 use crate::runtime::{Instant, Runtime};
 use crate::types::NodeId;
 
@@ -40,6 +41,13 @@ pub trait Group: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Option<NodeId>> + Send;
 
+    /// See [`Consensus::transfer`].
+    fn transfer(
+        &self,
+        to: Option<NodeId>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<NodeId, TransferError>> + Send;
+
     /// See [`Consensus::installs`].
     fn installs(&self) -> Option<u64>;
 
@@ -69,6 +77,14 @@ impl Group for Consensus {
 
     async fn leader_change(&self, than: Option<NodeId>, deadline: Instant) -> Option<NodeId> {
         Consensus::leader_change(self, than, deadline).await
+    }
+
+    async fn transfer(
+        &self,
+        to: Option<NodeId>,
+        deadline: Instant,
+    ) -> Result<NodeId, TransferError> {
+        Consensus::transfer(self, to, deadline).await
     }
 
     fn installs(&self) -> Option<u64> {

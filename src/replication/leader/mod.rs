@@ -23,7 +23,7 @@ use super::{
     fold,
 };
 use crate::consensus::{Consensus, Submission};
-use crate::error::{ReadError, Refusal, WriteError};
+use crate::error::{LeadershipError, ReadError, Refusal, WriteError};
 use crate::peer::{Inbound, Service, SharedTransport};
 use crate::planted::{self, Bug};
 use crate::runtime::{Runtime, Task};
@@ -167,13 +167,7 @@ impl<G: Group> Leader<G> {
                 return Err(WriteError::PreconditionFailed { current });
             }
         }
-        if !options.may_forward {
-            match context.group.leader() {
-                Some(leader) if leader == context.node => {}
-                Some(leader) => return Err(context.not_leader(leader).into()),
-                None => return Err(Refusal::NoLeader { detail: context.no_leader(None) }.into()),
-            }
-        }
+        context.may_serve(options.may_forward)?;
         let (slot, mut waiter) = slot();
         let pending = Pending::new(write, slot, options.deadline, options.may_forward);
         context.queue.push_write(pending).map_err(|full| match full {
@@ -297,6 +291,17 @@ impl<G: Group> Replicator for Leader<G> {
 
     fn status(&self) -> ClusterStatus {
         self.context.cluster_status()
+    }
+
+    fn transfer(
+        &self,
+        to: Option<NodeId>,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<NodeId, LeadershipError>> {
+        Box::pin(async move {
+            self.context.may_serve(options.may_forward)?;
+            Ok(self.context.group.transfer(to, options.deadline).await?)
+        })
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -65,7 +65,8 @@ pub fn write_bytes(write: &Write) -> usize {
         }
         Change::Delete => 0,
     };
-    write.key.as_str().len() + change + WRITE_OVERHEAD_BYTES
+    let retry = write.retry.as_ref().map_or(0, |retry| retry.key.len());
+    write.key.as_str().len() + change + retry + WRITE_OVERHEAD_BYTES
 }
 
 /// Another node's submission, to be proposed here.

@@ -36,6 +36,9 @@ impl Core {
         if write.condition.is_some() {
             return Err(quorums::not_yet("a conditional write (If-Match, If-None-Match)").into());
         }
+        if write.retry.is_some() {
+            return Err(quorums::not_yet("a safe retry (Idempotency-Key)").into());
+        }
         self.check_running()?;
         let replicas = self.layout.replicas_of(write.key.partition());
         // A replica that is known to be away is not sent to; it is repaired by reads.

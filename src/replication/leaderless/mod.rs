@@ -267,6 +267,7 @@ impl Replicator for Leaderless {
             epoch: STATIC_EPOCH,
             node: self.core.node,
             leader: group.leader,
+            fixed_leader: None,
             term: group.term,
             members: self.members(),
             applied_index: group.applied_index,

@@ -15,6 +15,7 @@ use super::wires::{WireFate, Wires};
 use crate::consensus::{
     Applied, Command, ConsensusStatus, ProposeError, ReadIndexError, Submission,
 };
+use crate::error::TransferError;
 use crate::peer::{Inbound, Request, Service};
 use crate::replication::leader::{Group, Leader, LeaderOptions};
 use crate::replication::{Replicator, RequestOptions};
@@ -324,6 +325,13 @@ impl Group for FakeGroup {
         self.leader()
     }
 
+    async fn transfer(&self, to: Option<NodeId>, _: Instant) -> Result<NodeId, TransferError> {
+        match (to, self.leader()) {
+            (Some(to), Some(leader)) if to == leader => Ok(to),
+            _ => Err(TransferError::NoLeader { reason: "as scripted".to_owned() }),
+        }
+    }
+
     fn installs(&self) -> Option<u64> {
         let installs = &self.own().installs;
         let count = installs.load(Ordering::Relaxed);
@@ -378,7 +386,7 @@ pub fn key(text: &str) -> Key {
 pub fn put(to: &str, value: &str) -> Write {
     let value = Bytes::copy_from_slice(value.as_bytes());
     let change = Change::Put { value, content_type: None };
-    Write { key: key(to), change, condition: None }
+    Write { key: key(to), change, condition: None, retry: None }
 }
 
 /// Options with a deadline this far away.

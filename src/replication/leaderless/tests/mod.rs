@@ -151,6 +151,7 @@ impl Cluster {
             client_address: format!("client-{id}"),
             lane: Lane::Bulk,
             layout: 0,
+            fixed_leader: None,
         };
         let greeter = Arc::new(BasicGreeter::new(own));
         let wires = self.network.transport(node, runtime.clone(), greeter, metrics.clone());
@@ -221,7 +222,7 @@ impl Cluster {
     }
 
     async fn delete(&self, id: u16, text: &str) -> WriteAnswer {
-        let write = Write { key: key(text), change: Change::Delete, condition: None };
+        let write = Write { key: key(text), change: Change::Delete, condition: None, retry: None };
         let answer = self.node(id).leaderless.write(write, self.options()).await;
         answer.expect("an acknowledged delete")
     }
@@ -274,7 +275,12 @@ fn key(text: &str) -> Key {
 
 fn put(text: &str, value: &str) -> Write {
     let value = Bytes::copy_from_slice(value.as_bytes());
-    Write { key: key(text), change: Change::Put { value, content_type: None }, condition: None }
+    Write {
+        key: key(text),
+        change: Change::Put { value, content_type: None },
+        condition: None,
+        retry: None,
+    }
 }
 
 fn list() -> List {

@@ -284,6 +284,7 @@ fn refusal(runtime: &Runtime, (table, log, recovered): Opened) -> String {
         client_address: "client".to_owned(),
         lane: Lane::Bulk,
         layout: 0,
+        fixed_leader: None,
     };
     let greeter = Arc::new(BasicGreeter::new(own));
     let transport = network.transport(NodeId(1), runtime.clone(), greeter, metrics.clone());

@@ -287,7 +287,17 @@ fn what_a_write_cannot_be_is_said() {
         let linearizable = node.write(put("a", "1"), at(Level::Linearizable)).await;
         let conditional = Write { condition: Some(Condition::Absent), ..put("a", "1") };
         let conditional = node.write(conditional, options.clone()).await;
-        for result in [linearizable, conditional] {
+        let mut named = put("a", "1");
+        let name = "one".to_owned();
+        named.retry = Some(crate::types::RetryKey::of(
+            name,
+            &named.key,
+            &named.change,
+            None,
+            Duration::from_secs(1),
+        ));
+        let named = node.write(named, options.clone()).await;
+        for result in [linearizable, conditional, named] {
             let refusal = refusal(result.expect_err("not implemented"));
             assert!(matches!(refusal, Refusal::NotImplemented { .. }), "{refusal:?}");
         }
