@@ -218,8 +218,8 @@ mod planted {
     use crate::sim::{SabotageOptions, SimOptions, sabotage};
     use crate::types::Mode;
 
-    /// Worlds a mode in which a bug must be caught.
-    const WORLDS: u64 = 800;
+    /// Worlds a mode in which a bug must be caught: the rarest takes a thousand.
+    const WORLDS: u64 = 2_000;
 
     /// At least half of the bugs must be caught within so many worlds.
     const MEDIAN_WORLDS: u64 = 100;
