@@ -243,7 +243,8 @@ impl Node {
     }
 
     /// Makes ready to stop while still serving: where this node leads, another takes over. To be
-    /// called before clients are turned away, so that none of them waits for an election.
+    /// called before [`Node::stop`] and before clients are turned away, so that none of them waits
+    /// for an election.
     pub async fn hand_over(&self) {
         if self.failure().is_none() {
             self.consensus.hand_over(HAND_OVER_TIMEOUT).await;
@@ -252,7 +253,6 @@ impl Node {
 
     /// Stops the node in order, with a last checkpoint.
     pub async fn stop(&self) {
-        self.hand_over().await;
         self.replicator.shutdown().await;
         self.take_last_checkpoint().await;
         self.consensus.shutdown().await;

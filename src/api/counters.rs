@@ -77,8 +77,8 @@ impl Operation {
 }
 
 /// The statuses that answers have; one that is missing here is counted all the same, more slowly.
-const STATUSES: [u16; 18] =
-    [200, 204, 206, 304, 400, 404, 405, 408, 409, 412, 413, 415, 416, 421, 429, 501, 503, 504];
+const STATUSES: [u16; 19] =
+    [200, 204, 206, 304, 400, 404, 405, 408, 409, 412, 413, 415, 416, 421, 422, 429, 501, 503, 504];
 
 /// Counters that were used before, by operation and status.
 pub struct Counters {

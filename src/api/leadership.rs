@@ -36,16 +36,7 @@ pub async fn transfer(State(shared): State<Arc<Shared>>, request: Request) -> Re
 
 async fn hand_over(shared: &Shared, call: &Call, request: Request) -> Result<Response, Failure> {
     let longest = shared.api.settings.limits.request_timeout;
-    let parameters = Parameters::parse(request.uri().query(), longest)?;
-    let given = [
-        ("consistency", parameters.level.is_some()),
-        ("r", parameters.r.is_some()),
-        ("w", parameters.w.is_some()),
-    ];
-    if let Some((name, _)) = given.into_iter().find(|(_, given)| *given) {
-        let allowed = vec!["forward", "timeout"];
-        return Err(Invalid::UnknownParameter { name: name.to_owned(), allowed }.into());
-    }
+    let parameters = Parameters::parse_passed_on(request.uri().query(), longest)?;
     let options = shared.options(call, &parameters);
     let what = "the name of the next leader";
     let runtime = &shared.api.runtime;

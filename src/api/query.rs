@@ -13,6 +13,9 @@ use super::failure::Invalid;
 /// The parameters that every data request takes.
 const COMMON: [&str; 5] = ["consistency", "r", "w", "forward", "timeout"];
 
+/// The parameters of a call that is passed on, but reads and writes no key.
+const PASSED_ON: [&str; 2] = ["forward", "timeout"];
+
 /// What a data request's query asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
@@ -34,14 +37,30 @@ impl Parameters {
         query: Option<&str>,
         longest: Duration,
         others: &[&'static str],
+        take: impl FnMut(&str, &str) -> Result<bool, Invalid>,
+    ) -> Result<Parameters, Invalid> {
+        Parameters::parse_known(query, longest, &COMMON, others, take)
+    }
+
+    /// Reads the query of a call that is passed on, but reads and writes no key.
+    pub fn parse_passed_on(query: Option<&str>, longest: Duration) -> Result<Parameters, Invalid> {
+        Parameters::parse_known(query, longest, &PASSED_ON, &[], |_, _| Ok(false))
+    }
+
+    fn parse_known(
+        query: Option<&str>,
+        longest: Duration,
+        known: &[&'static str],
+        others: &[&'static str],
         mut take: impl FnMut(&str, &str) -> Result<bool, Invalid>,
     ) -> Result<Parameters, Invalid> {
         let mut parameters = Parameters::default();
         for_each(query, |name, value| {
-            if parameters.take(name, value, longest)? || take(name, value)? {
+            let is_known = known.contains(&name);
+            if (is_known && parameters.take(name, value, longest)?) || take(name, value)? {
                 return Ok(());
             }
-            let allowed = others.iter().copied().chain(COMMON).collect();
+            let allowed = others.iter().chain(known).copied().collect();
             Err(Invalid::UnknownParameter { name: shortened(name), allowed })
         })?;
         Ok(parameters)
@@ -212,6 +231,19 @@ mod tests {
         );
         assert_eq!(Parameters::parse(Some(""), LONGEST), Ok(Parameters::default()));
         assert_eq!(Parameters::parse(None, LONGEST), Ok(Parameters::default()));
+    }
+
+    #[test]
+    fn a_call_that_reads_and_writes_no_key_says_what_it_takes() {
+        let parse = |query: &str| Parameters::parse_passed_on(Some(query), LONGEST);
+        let parameters = parse("forward=never&timeout=500ms").expect("valid");
+        assert_eq!(parameters.may_forward, Some(false));
+        assert_eq!(parameters.timeout, Some(Duration::from_millis(500)));
+        for name in ["consistency", "r", "w", "to"] {
+            let allowed = PASSED_ON.to_vec();
+            let unknown = Invalid::UnknownParameter { name: name.to_owned(), allowed };
+            assert_eq!(parse(&format!("{name}=1")), Err(unknown));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::codec;
-use super::leadership::Leadership;
+use super::leadership::{Leadership, may_stand};
 use super::messages::{TransferMessage, VoteMessage};
 use super::raft_types::Raft;
 use super::snapshot_receiver::Receiver;
@@ -61,7 +61,7 @@ impl Inbox {
             }
             Service::RaftAppend => self.queue_append(inbound),
             Service::RaftSnapshot => refuse_overflow(self.snapshots.try_send(inbound)),
-            Service::RaftVote if !self.leadership.may_ask_for_votes(inbound.from) => {
+            Service::RaftVote if !may_stand(self.leadership.fixed, inbound.from) => {
                 inbound.reply.refuse("another node is the fixed leader: this one may not stand");
             }
             Service::RaftVote => {

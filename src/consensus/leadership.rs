@@ -26,7 +26,6 @@ use super::codec;
 use super::group::Consensus;
 use super::messages::TransferMessage;
 use super::raft_types::{Raft, TypeConfig};
-use crate::config::LeaderSettings;
 use crate::error::TransferError;
 use crate::peer::{Inbound, Lane, PeerError, Request, Service, SharedTransport};
 use crate::planted::{self, Bug};
@@ -63,9 +62,8 @@ pub(super) struct Leadership {
     pub metrics: Metrics,
 }
 
-/// Whether `node` may stand for election under these settings.
-pub(super) fn may_stand(settings: &LeaderSettings, node: NodeId) -> bool {
-    let fixed = settings.fixed_leader;
+/// Whether `node` may stand for election, and be voted for, where `fixed` is the fixed leader.
+pub(super) fn may_stand(fixed: Option<NodeId>, node: NodeId) -> bool {
     fixed.is_none_or(|fixed| fixed == node) || planted::is(Bug::OthersStandBesideFixedLeader)
 }
 
@@ -113,12 +111,6 @@ impl Consensus {
 impl Leadership {
     fn leads(&self) -> Option<NodeId> {
         *self.leader.borrow()
-    }
-
-    /// Whether a peer's request for votes may be looked at.
-    pub fn may_ask_for_votes(&self, from: NodeId) -> bool {
-        self.fixed.is_none_or(|fixed| fixed == from)
-            || planted::is(Bug::OthersStandBesideFixedLeader)
     }
 
     /// Passes a transfer on to the leader: one hop, since whoever does not lead then says so.

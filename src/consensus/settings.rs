@@ -66,7 +66,7 @@ pub(super) fn config(settings: &LeaderSettings, node: NodeId) -> Result<Config, 
         enable_tick: true,
         enable_heartbeat: true,
         // Beside a fixed leader nobody else stands.
-        enable_elect: super::leadership::may_stand(settings, node),
+        enable_elect: super::leadership::may_stand(settings.fixed_leader, node),
         removed_leader_step_down: StepDownPolicy::After(ms(settings.election_timeout_min)),
         // A leader without a majority refuses proposals and reads already, as its lease is over.
         quorum_loss_probe_interval: None,

@@ -317,7 +317,10 @@ impl Machine {
                 // As a server does: no new requests from here on.
                 shared.routers.lock().remove(&self.id());
                 let node = running.node.clone();
-                let stopping = running.runtime.spawn(async move { node.stop().await });
+                let stopping = running.runtime.spawn(async move {
+                    node.hand_over().await;
+                    node.stop().await;
+                });
                 Process::Stopping(running, stopping, shared.runtime.now() + STOP_WITHIN)
             }
             other => other,

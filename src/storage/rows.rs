@@ -2,9 +2,9 @@
 //!
 //! One ordered map holds everything, so a batch can change user rows and the applied position
 //! together. The first byte of a row's key is its family: `d` user rows, `m` facts about the table
-//! itself, `s` forwarding sessions, `i` idempotency keys. User rows lie by partition and then key, in both modes, so that a
-//! partition can be read, moved and compared as one range; reading them in key order merges all
-//! partitions, which costs a small scan of each.
+//! itself, `s` forwarding sessions, `i` idempotency keys. User rows lie by partition and then key, in
+//! both modes, so that a partition can be read, moved and compared as one range; reading them in key
+//! order merges all partitions, which costs a small scan of each.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
