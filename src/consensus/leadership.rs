@@ -89,6 +89,9 @@ impl Consensus {
     pub async fn hand_over(&self, within: Duration) -> bool {
         let own = &self.leadership;
         own.raft.runtime_config().elect(false);
+        if own.votes_alone() {
+            return false;
+        }
         let deadline = own.runtime.now() + within;
         while own.leads() == Some(own.node) && own.runtime.now() < deadline {
             match own.transfer_here(None, deadline).await {
@@ -111,6 +114,13 @@ impl Consensus {
 impl Leadership {
     fn leads(&self) -> Option<NodeId> {
         *self.leader.borrow()
+    }
+
+    /// Whether nobody else has a vote, so that nobody could take over however long one waits.
+    fn votes_alone(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().voter_ids().all(|id| id == self.node)
     }
 
     /// Passes a transfer on to the leader: one hop, since whoever does not lead then says so.
