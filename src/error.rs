@@ -127,6 +127,51 @@ pub enum LeadershipError {
     Transfer(#[from] TransferError),
 }
 
+/// Why the members of the cluster were not changed. Every error but `Unknown` changed nothing. It
+/// travels between nodes, so its order is on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum MemberError {
+    #[error("node {node} is not of this cluster, whose members are {}", list(members))]
+    UnknownNode { node: NodeId, members: Vec<NodeId> },
+    #[error("id {node} was a member's that was removed, and ids are never reused: take a new id")]
+    IdUsed { node: NodeId },
+    #[error("node {node} is a member at {known} already, not at {asked}: {hint}")]
+    OtherAddress { node: NodeId, known: String, asked: String, hint: String },
+    #[error("{address} is the peer address of node {node}: each node needs one of its own")]
+    AddressTaken { node: NodeId, address: String },
+    #[error("the cluster has {limit} members already, as many as it may: remove one first")]
+    TooMany { limit: usize },
+    #[error("{reason}")]
+    LosesQuorum { reason: String },
+    #[error("node {node} has not caught up: {reason}; wait for it, and ask again")]
+    Behind { node: NodeId, reason: String },
+    #[error(
+        "node {fixed} is the fixed leader and cannot leave: take leader.fixed_leader out of every \
+         node's settings first"
+    )]
+    Fixed { fixed: NodeId },
+    #[error("node {leader} leads and cannot leave before another took over: {reason}")]
+    LeaderStays { leader: NodeId, reason: String },
+    #[error("another change of the members is under way: ask again")]
+    InProgress,
+    #[error("nobody could be asked to change the members: {reason}")]
+    NoLeader { reason: String },
+    /// The leader that was asked has handed over, since it was to be removed itself.
+    #[error("node {to} leads now: ask again")]
+    HandedOver { to: NodeId },
+    #[error("it is unknown whether the members were changed: {reason}; ask who they are")]
+    Unknown { reason: String },
+}
+
+/// Why a call to change the members was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Change(#[from] MemberError),
+}
+
 /// Why a node does not start; one clear line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -142,6 +187,12 @@ pub enum StartError {
          {own}): a wiped node must not come back under its old id; restore the data directory"
     )]
     WipedNode { node: NodeId, known: String, own: String },
+    /// The cluster has removed this node.
+    #[error(
+        "node {node} was removed from its cluster and may not serve any more: to bring this machine \
+         back, start it with an empty data directory and a new id, and --join"
+    )]
+    RemovedNode { node: NodeId },
     /// Anything else.
     #[error("{0}")]
     Other(String),

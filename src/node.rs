@@ -15,15 +15,18 @@
 
 mod directory;
 mod greeter;
+mod members;
+mod storage;
 mod watched_table;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use directory::{MEMORY_TABLE_FILE, TABLE_DIRECTORY};
 use directory::{open_directory, within_directory};
 use greeter::{NodeGreeter, NodeHandler};
-use watched_table::WatchedTable;
+use members::MemberLinks;
+use storage::open_storage;
 
 use crate::config::{Engine, Settings};
 use crate::consensus::{Consensus, ConsensusOptions, RaftReplay};
@@ -32,12 +35,12 @@ use crate::peer::fault::{FaultPlan, FaultyTransport};
 use crate::peer::memory::MemoryNetwork;
 use crate::peer::tcp::{TcpOptions, TcpTransport};
 use crate::peer::{PeerHandler, SharedTransport};
-use crate::replication::{self, ReplicaRecovery, Replicator, ReplicatorParts};
+use crate::replication::{self, Replicator, ReplicatorParts};
 use crate::runtime::Runtime;
 use crate::runtime::watch;
 use crate::storage::disk::Disk;
 use crate::storage::identity::{Identity, PinnedLayout};
-use crate::storage::log::{CommitLog, LogError, LogOptions, LogUser, Position};
+use crate::storage::log::{CommitLog, LogError, Position};
 use crate::storage::table::{MemoryTable, SledTable, Table, TableError, WriteBehind};
 use crate::telemetry::Metrics;
 use crate::types::{Mode, NodeId};
@@ -142,9 +145,11 @@ impl Node {
             identity: identity.clone(),
             settings: settings.clone(),
             layout: layout_digest,
+            members: OnceLock::new(),
             failed: failed.clone(),
         });
-        let (transport, links) = make_links(&settings, &runtime, &metrics, greeter, links).await?;
+        let (transport, links) =
+            make_links(&settings, &runtime, &metrics, greeter.clone(), links).await?;
         let opened =
             open_storage(&settings, &runtime, &metrics, &disk, open_table, &identity, &failed)?;
         let consensus = start_consensus(
@@ -159,6 +164,15 @@ impl Node {
             opened.raft,
         )
         .await?;
+        // Nobody is listened to before `serve`, so it is never set twice or missed.
+        let _ = greeter.members.set(consensus.watch_members());
+        let following = MemberLinks {
+            node: settings.node_id,
+            members: consensus.watch_members(),
+            transport: transport.clone(),
+            identity: identity.clone(),
+            failed: failed.clone(),
+        };
         let replicator = replication::build(ReplicatorParts {
             runtime: runtime.clone(),
             settings: settings.clone(),
@@ -173,6 +187,7 @@ impl Node {
         let handler: Arc<dyn PeerHandler> =
             Arc::new(NodeHandler { consensus: consensus.clone(), replicator: replicator.clone() });
         let tcp = links.serve(settings.node_id, handler);
+        runtime.spawn(following.follow(runtime.clone()));
         let log = opened.log;
         let node = Arc::new(Node {
             settings,
@@ -402,59 +417,6 @@ async fn make_links(
     }
 }
 
-/// Storage that was opened, and what its log replayed.
-struct OpenedStorage {
-    table: Arc<dyn Table>,
-    log: Arc<CommitLog>,
-    raft: RaftReplay,
-    replica: ReplicaRecovery,
-}
-
-fn open_storage(
-    settings: &Settings,
-    runtime: &Runtime,
-    metrics: &Metrics,
-    disk: &Arc<dyn Disk>,
-    open_table: OpenTable,
-    identity: &Identity,
-    failed: &watch::Sender<Option<String>>,
-) -> Result<OpenedStorage, StartError> {
-    let refuse = |problem| within_directory(StartError::DataDirectory(problem), settings);
-    let table = open_table().map_err(|error| refuse(error.to_string()))?;
-    let table: Arc<dyn Table> = Arc::new(WatchedTable::new(table, failed.clone()));
-    let mut raft = RaftReplay::default();
-    let mut replica =
-        ReplicaRecovery::new(settings.mode, table.clone(), metrics.clone()).map_err(refuse)?;
-    let users = match settings.mode {
-        Mode::Leader => vec![LogUser::Raft],
-        Mode::Leaderless => vec![LogUser::Raft, LogUser::Replica],
-    };
-    let options = LogOptions {
-        disk: disk.clone(),
-        dir: "log".to_owned(),
-        segment_bytes: settings.storage.log_segment_bytes,
-        users,
-        runtime: runtime.clone(),
-        metrics: metrics.clone(),
-    };
-    let mut is_empty = true;
-    let log = CommitLog::open(options, &mut |record| {
-        is_empty = false;
-        raft.take(record)?;
-        replica.take(record)
-    })
-    .map_err(|error| refuse(error.to_string()))?;
-    if is_empty && identity.cluster().is_some() {
-        // A node that joined a cluster has voted, and its vote never leaves the log.
-        return Err(refuse(
-            "this node is of a cluster, but its commit log is empty: the log's files were removed; \
-             restore the whole directory from a copy, or replace the node"
-                .to_owned(),
-        ));
-    }
-    Ok(OpenedStorage { table, log: Arc::new(log), raft, replica })
-}
-
 #[allow(clippy::too_many_arguments, reason = "the parts of one node, named once")]
 async fn start_consensus(
     settings: &Settings,
@@ -474,8 +436,9 @@ async fn start_consensus(
         runtime: runtime.clone(),
         settings: settings.leader.clone(),
         node: settings.node_id,
+        incarnation: identity.incarnation(),
         peers: settings.peers.clone(),
-        initialise: first && identity.cluster().is_none(),
+        initialise: first && settings.joins.is_none() && identity.cluster().is_none(),
         log: log.clone(),
         log_cache_bytes: settings.storage.log_cache_bytes,
         // Two checkpoints' worth: a follower that lags by less needs no snapshot.

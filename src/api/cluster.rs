@@ -26,8 +26,17 @@ struct ClusterView {
 }
 
 #[derive(Serialize)]
-struct MembersView {
+pub(super) struct MembersView {
     members: Vec<MemberView>,
+    /// Ids of nodes that were removed; never used again.
+    removed: Vec<NodeId>,
+}
+
+impl From<ClusterStatus> for MembersView {
+    fn from(status: ClusterStatus) -> MembersView {
+        let members = status.members.into_iter().map(MemberView::from).collect();
+        MembersView { members, removed: status.removed }
+    }
 }
 
 #[derive(Serialize)]
@@ -96,9 +105,7 @@ pub async fn cluster(State(shared): State<Arc<Shared>>, request: Request) -> Res
 
 /// `GET /v1/cluster/members`.
 pub async fn members(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answer(&shared, &request, |status| MembersView {
-        members: status.members.into_iter().map(MemberView::from).collect(),
-    })
+    answer(&shared, &request, MembersView::from)
 }
 
 /// `GET /v1/cluster/leader`.

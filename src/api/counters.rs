@@ -21,6 +21,7 @@ pub enum Operation {
     Explain,
     Cluster,
     Transfer,
+    Members,
     Node,
     Health,
     Ready,
@@ -45,6 +46,7 @@ impl Operation {
             Operation::Explain => "explain",
             Operation::Cluster => "cluster",
             Operation::Transfer => "transfer",
+            Operation::Members => "members",
             Operation::Node => "node",
             Operation::Health => "health",
             Operation::Ready => "ready",
@@ -60,7 +62,8 @@ impl Operation {
             | Operation::Delete
             | Operation::Batch
             | Operation::Transaction
-            | Operation::Transfer => true,
+            | Operation::Transfer
+            | Operation::Members => true,
             Operation::Get
             | Operation::Head
             | Operation::List

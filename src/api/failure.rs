@@ -3,7 +3,7 @@
 
 use http::Method;
 
-use crate::error::{LeadershipError, ReadError, WriteError};
+use crate::error::{LeadershipError, MembershipError, ReadError, WriteError};
 use crate::types::{KeyError, Version};
 
 /// Why a request is not answered with what it asked for.
@@ -15,6 +15,8 @@ pub enum Failure {
     Write(WriteError),
     /// Leadership was not handed over.
     Leadership(LeadershipError),
+    /// The members were not changed.
+    Membership(MembershipError),
     /// The request itself cannot be served; no replicator was asked, or a read answered and the
     /// request's conditions rule its answer out.
     Request(Invalid),
@@ -35,6 +37,12 @@ impl From<WriteError> for Failure {
 impl From<LeadershipError> for Failure {
     fn from(error: LeadershipError) -> Failure {
         Failure::Leadership(error)
+    }
+}
+
+impl From<MembershipError> for Failure {
+    fn from(error: MembershipError) -> Failure {
+        Failure::Membership(error)
     }
 }
 

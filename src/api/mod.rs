@@ -23,7 +23,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -48,6 +48,7 @@ mod headers;
 mod kv;
 mod leadership;
 mod list;
+mod members;
 mod node;
 mod problem;
 mod query;
@@ -172,7 +173,10 @@ fn others(shared: Arc<Shared>) -> Router {
         .route("/v1/watch", get(node::watch))
         .route("/v1/explain/{*key}", get(node::explain))
         .route("/v1/cluster", get(cluster::cluster))
-        .route("/v1/cluster/members", get(cluster::members))
+        .route("/v1/cluster/members", get(cluster::members).post(members::add))
+        .route("/v1/cluster/members/{id}", delete(members::remove))
+        .route("/v1/cluster/members/{id}/promote", post(members::promote))
+        .route("/v1/cluster/members/{id}/replace", post(members::replace))
         .route("/v1/cluster/leader", get(cluster::leader).post(leadership::transfer))
         .route("/v1/cluster/mode", get(cluster::mode))
         .route("/v1/node", get(node::node))
@@ -194,7 +198,11 @@ async fn wrong_method(State(shared): State<Arc<Shared>>, request: Request) -> Re
     let call = shared.begin(Operation::Other);
     let allowed = match request.uri().path() {
         "/v1/batch" | "/v1/txn" => "POST",
-        "/v1/cluster/leader" => "GET, HEAD, POST",
+        "/v1/cluster/leader" | "/v1/cluster/members" => "GET, HEAD, POST",
+        path if path.starts_with("/v1/cluster/members/") => match path.matches('/').count() {
+            4 => "DELETE",
+            _ => "POST",
+        },
         _ => "GET, HEAD",
     };
     let method = request.method().clone();

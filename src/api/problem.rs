@@ -12,7 +12,9 @@ use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::error::{LeadershipError, ReadError, Refusal, TransferError, WriteError};
+use crate::error::{
+    LeadershipError, MemberError, MembershipError, ReadError, Refusal, TransferError, WriteError,
+};
 use crate::types::{KeyError, NodeId, Outcome, Version};
 
 use super::failure::{BodyError, Failure, Invalid, RuledOut};
@@ -102,6 +104,8 @@ impl Failure {
             }
             Failure::Leadership(LeadershipError::Refused(refusal)) => of_refusal(refusal),
             Failure::Leadership(LeadershipError::Transfer(error)) => of_transfer(error),
+            Failure::Membership(MembershipError::Refused(refusal)) => of_refusal(refusal),
+            Failure::Membership(MembershipError::Change(error)) => of_members(error),
             Failure::Request(invalid) => of_invalid(invalid),
         };
         Problem { outcome: is_write.then(|| self.outcome()), ..problem }
@@ -114,7 +118,13 @@ impl Failure {
             Failure::Leadership(LeadershipError::Transfer(
                 TransferError::Unknown { .. } | TransferError::Elsewhere { .. },
             )) => Outcome::Unknown,
-            Failure::Read(_) | Failure::Leadership(_) | Failure::Request(_) => Outcome::NotApplied,
+            Failure::Membership(MembershipError::Change(MemberError::Unknown { .. })) => {
+                Outcome::Unknown
+            }
+            Failure::Read(_)
+            | Failure::Leadership(_)
+            | Failure::Membership(_)
+            | Failure::Request(_) => Outcome::NotApplied,
         }
     }
 }
@@ -159,6 +169,31 @@ fn of_transfer(error: &TransferError) -> Problem {
             problem(504, "another-leads", "Another node leads", detail)
         }
         TransferError::Unknown { .. } => problem(504, "unknown-outcome", "Outcome unknown", detail),
+    }
+}
+
+fn of_members(error: &MemberError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        MemberError::UnknownNode { .. } => problem(404, "unknown-node", "Unknown node", detail),
+        MemberError::IdUsed { .. } => problem(409, "id-was-used", "Id was used", detail),
+        MemberError::OtherAddress { .. } => {
+            problem(409, "other-address", "Member at another address", detail)
+        }
+        MemberError::AddressTaken { .. } => problem(409, "address-taken", "Address taken", detail),
+        MemberError::TooMany { .. } => problem(409, "too-many-members", "Too many members", detail),
+        MemberError::LosesQuorum { .. } => {
+            problem(409, "would-lose-quorum", "Would lose the quorum", detail)
+        }
+        MemberError::Fixed { .. } => problem(409, "leader-is-fixed", "Leader is fixed", detail),
+        MemberError::Behind { .. } | MemberError::LeaderStays { .. } => {
+            problem(503, "not-caught-up", "Not caught up", detail)
+        }
+        MemberError::InProgress => problem(503, "change-in-progress", "Change in progress", detail),
+        MemberError::NoLeader { .. } | MemberError::HandedOver { .. } => {
+            problem(503, "no-leader", "No leader", detail)
+        }
+        MemberError::Unknown { .. } => problem(504, "unknown-outcome", "Outcome unknown", detail),
     }
 }
 

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::{Exit, complain, leadership};
+use super::{Exit, complain, leadership, members};
 use crate::client::{
     AnswerInfo, Client, ClientError, ClusterView, Found, ListItem, ListRequest, Options, ReadAnswer,
 };
@@ -138,6 +138,16 @@ pub(super) enum ClusterCommand {
     Leader(leadership::LeaderArgs),
     /// Hand leadership over to another node
     Transfer(leadership::TransferArgs),
+    /// Show who is of the cluster
+    Members(members::MembersArgs),
+    /// Add a node, as a learner
+    Add(members::AddArgs),
+    /// Give a learner that has caught up a vote
+    Promote(members::OneArgs),
+    /// Remove a node for good
+    Remove(members::OneArgs),
+    /// Give the vote of a node, which leaves, to a learner that has caught up
+    Replace(members::ReplaceArgs),
 }
 
 #[derive(Args)]
@@ -345,6 +355,11 @@ pub(super) fn cluster(command: &ClusterCommand) -> Exit {
         ClusterCommand::Status(args) => status(args),
         ClusterCommand::Leader(args) => leadership::leader(args),
         ClusterCommand::Transfer(args) => leadership::transfer(args),
+        ClusterCommand::Members(args) => members::members(args),
+        ClusterCommand::Add(args) => members::add(args),
+        ClusterCommand::Promote(args) => members::promote(args),
+        ClusterCommand::Remove(args) => members::remove(args),
+        ClusterCommand::Replace(args) => members::replace(args),
     }
 }
 

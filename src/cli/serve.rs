@@ -7,11 +7,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::settings::SettingsArgs;
-use super::{Exit, complain, tokio_runtime};
+use super::{Exit, complain, join, tokio_runtime};
 use crate::api::{self, Api};
 use crate::config::Settings;
 use crate::error::StartError;
 use crate::node::{Node, World};
+use crate::storage::identity::Identity;
 use crate::telemetry::start_logging;
 
 pub(super) fn run(args: &SettingsArgs) -> Exit {
@@ -36,7 +37,7 @@ pub(super) fn run(args: &SettingsArgs) -> Exit {
     }
 }
 
-async fn serve(settings: Settings) -> Result<(), String> {
+async fn serve(mut settings: Settings) -> Result<(), String> {
     // Ports and signals first: a node that cannot listen should not touch its data.
     let listener = listen(&settings.listen).await.map_err(|error| error.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
@@ -46,7 +47,20 @@ async fn serve(settings: Settings) -> Result<(), String> {
         tracing::warn!(offset_ms, "testing: this node's wall clock is made to be off");
     }
     let world = World::real(&settings).map_err(|error| error.to_string())?;
+    let joins = settings.join.clone();
+    if let Some(address) = &joins
+        && Identity::cluster_of(&*world.disk).map_err(|error| error.to_string())?.is_none()
+    {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            learnt = join::learn(&mut settings, address) => learnt?,
+        }
+    }
     let node = Node::start(settings.clone(), world).await.map_err(|error| error.to_string())?;
+    let joining = joining(node.clone(), joins);
+    tokio::pin!(joining);
     let (stop, stopping) = oneshot::channel::<()>();
     // Stopping is being told so, or the sender being gone.
     let stopping = async move { drop(stopping.await) };
@@ -63,6 +77,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
     let failed = tokio::select! {
         biased;
         reason = node.failed() => Some(reason),
+        reason = &mut joining => Some(reason),
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
@@ -77,6 +92,16 @@ async fn serve(settings: Settings) -> Result<(), String> {
     let _ = server.await;
     shut_down(node).await;
     Ok(())
+}
+
+/// Joins where the node is to; ends only where it never can, with the reason.
+async fn joining(node: Arc<Node>, through: Option<String>) -> String {
+    if let Some(address) = through
+        && let Err(reason) = join::become_member(&node, &address).await
+    {
+        return reason;
+    }
+    std::future::pending().await
 }
 
 async fn shut_down(node: Arc<Node>) {

@@ -25,9 +25,15 @@ pub(super) struct SettingsArgs {
     /// The address that clients are told, where it is not the one listened on
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// Every node of the cluster, this one included
+    /// Every node of a new cluster, this one included
     #[arg(long, value_name = "ID=HOST:PORT,...")]
     peers: Option<String>,
+    /// Join the running cluster that the node with this client address is of
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// What a node that joins becomes: voter (once it has caught up) or learner
+    #[arg(long, value_name = "ROLE")]
+    join_as: Option<String>,
     /// The data directory of this node
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
@@ -79,7 +85,7 @@ impl SettingsArgs {
         raw.resolve()
     }
 
-    fn flags(&self) -> [(&'static str, &Option<String>); 10] {
+    fn flags(&self) -> [(&'static str, &Option<String>); 12] {
         [
             ("id", &self.id),
             ("mode", &self.mode),
@@ -87,6 +93,8 @@ impl SettingsArgs {
             ("peer_listen", &self.peer_listen),
             ("advertise", &self.advertise),
             ("peers", &self.peers),
+            ("join", &self.join),
+            ("join_as", &self.join_as),
             ("data_dir", &self.data_dir),
             ("engine", &self.engine),
             ("leader.fixed_leader", &self.fixed_leader),

@@ -18,12 +18,13 @@ use serde::de::DeserializeOwned;
 
 mod answer;
 mod leadership;
+mod members;
 mod request;
 mod views;
 
 pub use answer::{AnswerInfo, ClientError, Problem};
 pub use request::{ListRequest, Options};
-pub use views::{ClusterView, LeaderView, ListItem, ListPage, MemberView};
+pub use views::{ClusterView, LeaderView, ListItem, ListPage, MemberView, MembersView};
 
 /// How long to try to connect to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -63,6 +63,15 @@ pub struct LeaderView {
     pub client: Option<String>,
 }
 
+/// Who is of the cluster, as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersView {
+    pub members: Vec<MemberView>,
+    /// Ids of nodes that were removed; never used again.
+    #[serde(default)]
+    pub removed: Vec<u16>,
+}
+
 /// One node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberView {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{ReadRepair, Settings};
+use super::{JoinAs, ReadRepair, Settings};
 use crate::types::NodeId;
 
 /// One setting.
@@ -79,7 +79,7 @@ fn millis(text: &str, min: u64, max: u64) -> Result<Duration, String> {
 }
 
 /// `host:port`, where the host may be a name.
-pub(super) fn address(text: &str) -> Result<String, String> {
+pub fn address(text: &str) -> Result<String, String> {
     let valid = text
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
@@ -138,6 +138,21 @@ pub const KEYS: &[Key] = &[
         "host:port that clients are sent to when this node leads",
         advertise = |t| address(t),
         show
+    ),
+    key!(
+        "join",
+        "client host:port of a node of the running cluster to join; none: be of a new one",
+        join = |t| match t {
+            "none" => Ok(None),
+            at => address(at).map(Some).map_err(|problem| format!("{problem}, or none")),
+        },
+        |at: &Option<String>| at.clone().unwrap_or_else(|| "none".to_owned())
+    ),
+    key!(
+        "join_as",
+        "what a node that joins becomes: voter (once it has caught up) or learner",
+        join_as = |t| t.parse(),
+        |role: &JoinAs| role.as_str().to_owned()
     ),
     key!(
         "data_dir",

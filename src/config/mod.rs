@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::types::{Mode, NodeId};
+use crate::types::{ClusterId, Mode, NodeId};
 
 mod keys;
 mod resolve;
 
-pub use keys::{KEYS, Key};
+pub use keys::{KEYS, Key, address as check_address};
 pub use resolve::{Origin, RawSettings, Resolved, SettingsError};
 
 /// Which table engine holds the data.
@@ -73,6 +73,37 @@ impl ReadRepair {
     }
 }
 
+/// What a node that joins a running cluster becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinAs {
+    /// A learner first, and given a vote once it has caught up.
+    Voter,
+    /// A learner, until somebody promotes it.
+    Learner,
+}
+
+impl JoinAs {
+    /// The word for it in settings and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            JoinAs::Voter => "voter",
+            JoinAs::Learner => "learner",
+        }
+    }
+}
+
+impl FromStr for JoinAs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "voter" => Ok(JoinAs::Voter),
+            "learner" => Ok(JoinAs::Learner),
+            _ => Err(format!("'{text}' is not valid: expected 'voter' or 'learner'")),
+        }
+    }
+}
+
 /// A node's settings, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -84,8 +115,15 @@ pub struct Settings {
     pub peer_listen: String,
     /// The address that other nodes and redirected clients are told; `listen` unless set.
     pub advertise: String,
-    /// Every node of the cluster, this one included, with its peer address.
+    /// Every node of a new cluster, this one included, with its peer address; of a running one, those
+    /// that this node was told of.
     pub peers: BTreeMap<NodeId, String>,
+    /// The client address of a member of the running cluster that this node is to join.
+    pub join: Option<String>,
+    /// What a node that joins becomes.
+    pub join_as: JoinAs,
+    /// The cluster that this node joins, once a member has named it; no setting of its own.
+    pub joins: Option<ClusterId>,
     pub data_dir: PathBuf,
     pub engine: Engine,
     pub leader: LeaderSettings,
@@ -177,6 +215,9 @@ impl Settings {
             peer_listen: "127.0.0.1:8001".to_owned(),
             advertise: "127.0.0.1:7001".to_owned(),
             peers,
+            join: None,
+            join_as: JoinAs::Voter,
+            joins: None,
             data_dir: PathBuf::from("data"),
             engine: Engine::Sled,
             leader: LeaderSettings {

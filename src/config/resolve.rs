@@ -138,6 +138,9 @@ impl RawSettings {
                 })?;
             }
         }
+        if settings.join.is_some() {
+            self.check_join(&mut settings)?;
+        }
         if !self.entries.contains_key("advertise") {
             settings.advertise = settings.listen.clone();
         }
@@ -150,6 +153,33 @@ impl RawSettings {
         check_together(&settings)?;
         let origins = self.entries.into_iter().map(|(name, (_, origin))| (name, origin)).collect();
         Ok(Resolved { settings, origins })
+    }
+
+    /// A node that joins learns its peers from the cluster; its own address is all it has to say.
+    fn check_join(&self, settings: &mut Settings) -> Result<(), SettingsError> {
+        let id = settings.node_id;
+        let problem = if settings.mode != Mode::Leader {
+            "join: a leaderless cluster has the nodes it was made with: leave it out".to_owned()
+        } else if settings.peers.len() > 1 {
+            format!(
+                "join and peers: a node that joins learns its peers from the cluster: leave peers \
+                 out, or give where the others reach this node alone, as in {id}=host:port"
+            )
+        } else if self.entries.contains_key("peers") {
+            return Ok(());
+        } else if settings.peer_listen.starts_with("0.0.0.0:")
+            || settings.peer_listen.starts_with("[::]:")
+        {
+            format!(
+                "join: the others cannot reach this node at {}: say where they do, with \
+                 --peers {id}=host:port",
+                settings.peer_listen
+            )
+        } else {
+            settings.peers = BTreeMap::from([(id, settings.peer_listen.clone())]);
+            return Ok(());
+        };
+        Err(SettingsError(problem))
     }
 
     fn first<T>(&self, name: &str, default: Option<&str>) -> Result<T, SettingsError>
@@ -245,7 +275,9 @@ fn check_together(settings: &Settings) -> Result<(), SettingsError> {
         "leader.election_timeout_min_ms must be at least twice leader.heartbeat_ms".to_owned()
     } else if leader.fixed_leader.is_some() && settings.mode != Mode::Leader {
         "leader.fixed_leader is for leader mode: leave it out in leaderless mode".to_owned()
-    } else if let Some(fixed) = leader.fixed_leader.filter(|id| !settings.peers.contains_key(id)) {
+    } else if let Some(fixed) =
+        leader.fixed_leader.filter(|id| settings.join.is_none() && !settings.peers.contains_key(id))
+    {
         let all = settings.peers.keys().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
         format!("leader.fixed_leader = {fixed}: not among the peers, which are {all}")
     } else if usize::from(leaderless.replicas) > nodes {
@@ -270,6 +302,7 @@ fn check_together(settings: &Settings) -> Result<(), SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::JoinAs;
 
     const PEERS: &str = "1=127.0.0.1:8001,2=127.0.0.1:8002,3=127.0.0.1:8003";
 
@@ -332,6 +365,25 @@ mod tests {
         assert!(with("0=a:1").contains("not a node id"));
         assert!(with("2=a:1,3=b:2").contains("not among the peers"));
         assert!(problem(&[]).contains("--id"));
+    }
+
+    #[test]
+    fn a_node_that_joins_says_where_it_is_and_no_more() {
+        let pairs = [("id", "4"), ("join", "127.0.0.1:7001")];
+        let with = |name, text| problem(&[pairs[0], pairs[1], (name, text)]);
+        let settings = raw(&pairs).resolve().expect("settings").settings;
+        let own = BTreeMap::from([(NodeId(4), "127.0.0.1:8004".to_owned())]);
+        assert_eq!((settings.peers, settings.join_as), (own, JoinAs::Voter));
+        assert!(with("peers", "3=a:1,4=b:2").contains("leave peers out"));
+        assert!(with("peer_listen", "0.0.0.0:8004").contains("--peers 4=host:port"));
+        assert!(with("mode", "leaderless").contains("leaderless"));
+        assert!(with("join_as", "king").contains("'voter' or 'learner'"));
+        assert!(problem(&[("id", "4"), ("join", "somewhere")]).contains("expected host:port"));
+        let elsewhere = [pairs[0], pairs[1], ("peer_listen", "0.0.0.0:8004"), ("peers", "4=d:8")];
+        let settings = raw(&elsewhere).resolve().expect("settings").settings;
+        assert_eq!(settings.peers[&NodeId(4)], "d:8");
+        let fixed = [pairs[0], pairs[1], ("leader.fixed_leader", "1")];
+        assert!(raw(&fixed).resolve().is_ok(), "a leader that it will meet");
     }
 
     #[test]

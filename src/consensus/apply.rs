@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::codec;
 use super::idempotency::{self, Memory, Recall};
 use super::raft_types::{Entry, LogId, StoredMembership};
+use super::roster::Roster;
 use super::sessions::{Origin, Verdict};
 use super::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
 use crate::planted::{self, Bug};
 use crate::storage::table::{Table, TableBatch};
 use crate::storage::{encoding, rows};
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, NodeId, Version, Write};
+use crate::types::{ClusterId, Members, NodeId, Version, Write};
 
 /// Sessions read at once when the state is loaded.
 const SESSIONS_A_SCAN: usize = 64;
@@ -36,6 +37,19 @@ pub(super) struct GroupState {
     /// The clock reading of the last version given.
     pub(super) last_time: u64,
     pub(super) cluster: Option<ClusterId>,
+    pub(super) roster: Roster,
+}
+
+impl GroupState {
+    /// Who is of the group.
+    pub(super) fn members(&self) -> Members {
+        self.roster.members(&self.membership)
+    }
+
+    /// Changes whenever [`GroupState::members`] does.
+    pub(super) fn members_version(&self) -> (Option<LogId>, usize) {
+        (*self.membership.log_id(), self.roster.introduced())
+    }
 }
 
 /// All of the state machine's state that is in memory.
@@ -105,8 +119,10 @@ impl<'a> Applying<'a> {
         let applied = match &entry.payload {
             EntryPayload::Blank => Applied::Nothing,
             EntryPayload::Membership(membership) => {
-                self.state.group.membership =
-                    StoredMembership::new(Some(entry.log_id), membership.clone());
+                let now = StoredMembership::new(Some(entry.log_id), membership.clone());
+                let group = &mut self.state.group;
+                group.roster.change(&group.membership, &now);
+                group.membership = now;
                 Applied::Nothing
             }
             EntryPayload::Normal(proposal) => {
@@ -133,6 +149,13 @@ impl<'a> Applying<'a> {
         match command {
             Command::Control(Control::MintCluster { cluster }) => {
                 self.state.group.cluster.get_or_insert(cluster);
+                Ok(Applied::Nothing)
+            }
+            Command::Control(Control::Introduce { node, incarnation }) => {
+                let group = &mut self.state.group;
+                if !planted::is(Bug::MembersNotIntroduced) {
+                    group.roster.introduce(&group.membership, node, incarnation);
+                }
                 Ok(Applied::Nothing)
             }
             Command::Data(submissions) => {

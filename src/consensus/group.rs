@@ -12,15 +12,16 @@ use openraft::errors::{
 use openraft::{BasicNode, LinearizerOption, ReadPolicy, ServerState};
 
 use super::inbound::Inbox;
+use super::keeper::Keeper;
 use super::leadership::{self, Leadership};
 use super::log_index::LogIndex;
 use super::log_store::LogStore;
+use super::membership::Membership;
 use super::network::Network;
 use super::raft_types::{LogId, Proposal, Raft, TypeConfig};
 use super::state_machine::{Machine, MachineOptions, StateMachine};
 use super::{
-    Applied, Command, ConsensusOptions, ConsensusStatus, Control, ProposeError, ReadIndexError,
-    settings,
+    Applied, Command, ConsensusOptions, ConsensusStatus, ProposeError, ReadIndexError, settings,
 };
 use crate::error::StartError;
 use crate::peer::{Inbound, MAX_MESSAGE_BYTES};
@@ -28,7 +29,7 @@ use crate::planted::{self, Bug};
 use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime, Task};
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, NodeId};
+use crate::types::NodeId;
 
 /// The longest command, in bytes: with its head it must fit a message.
 const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
@@ -37,21 +38,18 @@ const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES - (64 << 10);
 /// while it takes one already, which may be too early, and says nothing.
 const CHECKPOINT_RETRY: Duration = Duration::from_millis(100);
 
-/// How often a leader without a cluster id tries to mint one, and the time a try may take.
-const MINT_INTERVAL: Duration = Duration::from_millis(50);
-const MINT_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The Raft group on this node. Share it in an `Arc`.
 pub struct Consensus {
     runtime: Runtime,
     node: NodeId,
     raft: Raft,
-    machine: Arc<Machine>,
+    pub(super) machine: Arc<Machine>,
     log: LogStore,
     keep_entries: u64,
     keep_log_bytes: u64,
     inbox: Inbox,
     pub(super) leadership: Arc<Leadership>,
+    pub(super) membership: Arc<Membership>,
     leader: watch::Receiver<Option<NodeId>>,
     /// Set once the group has stopped, and why.
     stopped: watch::Receiver<Option<String>>,
@@ -144,15 +142,13 @@ impl Consensus {
     pub fn status(&self) -> ConsensusStatus {
         let receiver = self.raft.metrics();
         let metrics = receiver.borrow_watched();
-        let membership = metrics.membership_config.membership();
         ConsensusStatus {
             leader: self.leader(),
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied_index: self.machine.applied().map_or(0, |applied| applied.index),
             fixed_leader: self.leadership.fixed,
-            voters: membership.voter_ids().collect(),
-            learners: membership.learner_ids().collect(),
+            members: self.machine.watch_members().borrow().clone(),
             cluster: self.machine.cluster(),
             installing: self.machine.is_installing(),
             stopped: self.stopped.borrow().clone(),
@@ -313,12 +309,19 @@ async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
     let (stop, watch_stop) = watch::channel(None);
     let leadership = leadership::leadership(&options, raft.clone(), watch_leader.clone());
     let watching = watch_group(raft.clone(), options.metrics.clone(), leader, stop);
-    let minting = mint(runtime.clone(), raft.clone(), machine.clone());
-    let tasks = vec![runtime.spawn(watching), runtime.spawn(minting)];
+    let membership = Arc::new(Membership::new(leadership.clone(), machine.clone()));
+    let keeper = Keeper {
+        leadership: leadership.clone(),
+        membership: membership.clone(),
+        machine: machine.clone(),
+        incarnation: options.incarnation,
+    };
+    let tasks = vec![runtime.spawn(watching), runtime.spawn(keeper.run())];
     Ok(Consensus {
         node: options.node,
-        inbox: Inbox::new(raft.clone(), machine.clone(), leadership.clone()),
+        inbox: Inbox::new(raft.clone(), machine.clone(), leadership.clone(), membership.clone()),
         leadership,
+        membership,
         runtime,
         raft,
         machine,
@@ -345,7 +348,7 @@ async fn initialise(
     }
 }
 
-async fn propose(
+pub(super) async fn propose(
     runtime: &Runtime,
     raft: &Raft,
     proposal: Proposal,
@@ -415,20 +418,4 @@ async fn watch_group(
     stopped.send_replace(Some(reason));
     // The senders stay, so that those who wait are told and not cut off.
     std::future::pending::<()>().await;
-}
-
-/// Names the cluster, once, when this node is the first leader of a group without a name.
-async fn mint(runtime: Runtime, raft: Raft, machine: Arc<Machine>) {
-    while machine.cluster().is_none() {
-        if raft.is_leader() {
-            let cluster = ClusterId(runtime.random_u64());
-            let command = Command::Control(Control::MintCluster { cluster });
-            if let Ok(proposal) = Proposal::encode(&command) {
-                let deadline = runtime.now() + MINT_TIMEOUT;
-                // Where it failed it is tried again; the first one that is applied counts.
-                let _ = propose(&runtime, &raft, proposal, deadline).await;
-            }
-        }
-        runtime.sleep(MINT_INTERVAL).await;
-    }
 }

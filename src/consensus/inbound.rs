@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 
 use super::codec;
 use super::leadership::{Leadership, may_stand};
-use super::messages::{TransferMessage, VoteMessage};
+use super::membership::Membership;
+use super::messages::{MembersMessage, TransferMessage, VoteMessage};
 use super::raft_types::Raft;
 use super::snapshot_receiver::Receiver;
 use super::state_machine::Machine;
@@ -42,14 +43,21 @@ pub(super) struct Inbox {
     snapshots: mpsc::Sender<Inbound>,
     receiver: Task<()>,
     leadership: Arc<Leadership>,
+    membership: Arc<Membership>,
 }
 
 impl Inbox {
-    pub(super) fn new(raft: Raft, machine: Arc<Machine>, leadership: Arc<Leadership>) -> Inbox {
+    pub(super) fn new(
+        raft: Raft,
+        machine: Arc<Machine>,
+        leadership: Arc<Leadership>,
+        membership: Arc<Membership>,
+    ) -> Inbox {
         let runtime = machine.runtime.clone();
         let (snapshots, queue) = mpsc::channel(SNAPSHOT_QUEUE);
         let receiver = runtime.spawn(Receiver::new(raft.clone(), machine).run(queue));
-        Inbox { raft, runtime, appends: Mutex::default(), snapshots, receiver, leadership }
+        let appends = Mutex::default();
+        Inbox { raft, runtime, appends, snapshots, receiver, leadership, membership }
     }
 
     /// Takes a request; never waits.
@@ -69,6 +77,9 @@ impl Inbox {
             }
             Service::RaftTransfer => {
                 self.runtime.spawn(transfer(self.raft.clone(), self.leadership.clone(), inbound));
+            }
+            Service::ChangeMembers => {
+                self.runtime.spawn(change_members(self.membership.clone(), inbound));
             }
             other => inbound.reply.refuse(format!("{} is no Raft service", other.as_str())),
         }
@@ -151,6 +162,13 @@ async fn transfer(raft: Raft, leadership: Arc<Leadership>, inbound: Inbound) {
     };
     if let Ok(response) = raft.handle_transfer_leader(request).await {
         answer(inbound.reply, &response);
+    }
+}
+
+async fn change_members(membership: Arc<Membership>, inbound: Inbound) {
+    match codec::decode::<MembersMessage>("a change of the members", &inbound.body) {
+        Ok(change) => membership.answer(change, inbound).await,
+        Err(error) => inbound.reply.refuse(error.to_string()),
     }
 }
 

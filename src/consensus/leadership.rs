@@ -16,27 +16,24 @@
 //! **Does not guarantee** that the target leads in the end: where it does not take over, the leader
 //! sends no more heartbeats, and whoever is caught up is elected after an election timeout.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::type_config::TypeConfigExt;
 
-use super::codec;
+use super::ask::{AskError, ask};
 use super::group::Consensus;
 use super::messages::TransferMessage;
-use super::raft_types::{Raft, TypeConfig};
+use super::raft_types::Raft;
+use super::standing::Standing;
 use crate::error::TransferError;
-use crate::peer::{Inbound, Lane, PeerError, Request, Service, SharedTransport};
+use crate::peer::{Inbound, Service, SharedTransport};
 use crate::planted::{self, Bug};
 use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime};
 use crate::telemetry::Metrics;
 use crate::types::NodeId;
-
-/// How many entries a target may lack: it is sent those before it stands, and nothing is taken
-/// meanwhile. Under load a follower lacks the few entries that are on their way to it.
-const MAX_LAG_ENTRIES: u64 = 64;
 
 /// How long a transfer may take before its outcome is called unknown; after this an election that
 /// nobody planned is over too.
@@ -112,7 +109,7 @@ impl Consensus {
 }
 
 impl Leadership {
-    fn leads(&self) -> Option<NodeId> {
+    pub(super) fn leads(&self) -> Option<NodeId> {
         *self.leader.borrow()
     }
 
@@ -123,40 +120,29 @@ impl Leadership {
         metrics.membership_config.membership().voter_ids().all(|id| id == self.node)
     }
 
-    /// Passes a transfer on to the leader: one hop, since whoever does not lead then says so.
+    /// Passes a transfer on to the leader.
     async fn ask(
         &self,
         leader: NodeId,
         to: Option<NodeId>,
         deadline: Instant,
     ) -> Result<NodeId, TransferError> {
-        let no_leader = |reason: String| TransferError::NoLeader { reason };
-        let body = codec::encode(&TransferMessage::Ask { to })
-            .map_err(|error| no_leader(error.to_string()))?;
-        let request = Request {
-            to: leader,
-            lane: Lane::Control,
-            service: Service::RaftTransfer,
-            epoch: None,
-            deadline,
-            body,
-        };
-        let unknown = |reason: String| TransferError::Unknown { reason };
-        let answer = match self.transport.call(request).await {
-            Ok(body) => body,
-            Err(error @ (PeerError::NotSent { .. } | PeerError::Refused { .. })) => {
-                return Err(no_leader(error.to_string()));
-            }
-            Err(error @ PeerError::NoAnswer { .. }) => return Err(unknown(error.to_string())),
-        };
-        let answer: Result<Result<NodeId, TransferError>, _> =
-            codec::decode("a transfer's answer", &answer);
-        let target = answer.map_err(|error| unknown(error.to_string()))??;
-        self.known_here(target, deadline).await
+        let question = TransferMessage::Ask { to };
+        let service = Service::RaftTransfer;
+        let answer = ask(&*self.transport, leader, service, &question, deadline).await;
+        let answer: Result<NodeId, TransferError> = answer.map_err(|error| match error {
+            AskError::NotAsked(reason) => TransferError::NoLeader { reason },
+            AskError::Unknown(reason) => TransferError::Unknown { reason },
+        })?;
+        self.known_here(answer?, deadline).await
     }
 
     /// Waits until this node knows `target` to lead: who asked here must find here what it is told.
-    async fn known_here(&self, target: NodeId, deadline: Instant) -> Result<NodeId, TransferError> {
+    pub(super) async fn known_here(
+        &self,
+        target: NodeId,
+        deadline: Instant,
+    ) -> Result<NodeId, TransferError> {
         let mut leader = self.leader.clone();
         let known = async { leader.wait_for(|leader| *leader == Some(target)).await.is_ok() };
         if self.runtime.deadline(deadline, known).await == Some(true) {
@@ -179,7 +165,7 @@ impl Leadership {
     }
 
     /// Hands over; this node leads.
-    async fn transfer_here(
+    pub(super) async fn transfer_here(
         &self,
         to: Option<NodeId>,
         deadline: Instant,
@@ -236,32 +222,19 @@ impl Leadership {
         }
     }
 
+    /// How the others stand, where this node leads.
+    pub(super) fn standing(&self) -> Standing {
+        Standing::of(&self.raft, self.node, self.heard_within)
+    }
+
     /// Who takes over: `to` where it may, else the voter that has caught up furthest.
     fn target(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let last = metrics.last_log_index.unwrap_or(0);
-        // openraft's clock, which is what it notes answers by.
-        let now = TypeConfig::now();
-        // How far a node has come, or why it cannot lead.
-        let standing = |id: NodeId| -> Result<u64, String> {
-            let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&id).copied().flatten());
-            if heard.is_none_or(|heard| *heard + self.heard_within < now) {
-                let within = self.heard_within.as_millis();
-                return Err(format!("it has not answered the leader for {within} ms"));
-            }
-            let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied());
-            let matched = matched.flatten().map_or(0, |log_id| log_id.index);
-            match last.saturating_sub(matched) {
-                lag if lag <= MAX_LAG_ENTRIES => Ok(matched),
-                lag => Err(format!("it lacks {lag} entries of the log, at most {MAX_LAG_ENTRIES}")),
-            }
-        };
+        let standing = self.standing();
+        let membership = standing.metrics().membership_config.membership();
         let voters = || membership.voter_ids();
         if let Some(node) = to {
             if voters().any(|voter| voter == node) {
-                return match standing(node) {
+                return match standing.matched(node) {
                     Ok(_) => Ok(node),
                     Err(reason) => Err(TransferError::Behind { node, reason }),
                 };
@@ -272,8 +245,8 @@ impl Leadership {
             });
         }
         let others = voters().filter(|id| *id != self.node);
-        let ready = others.filter_map(|id| Some((standing(id).ok()?, std::cmp::Reverse(id))));
-        let furthest = ready.max().map(|(_, std::cmp::Reverse(id))| id);
+        let ready = others.filter_map(|id| Some((standing.matched(id).ok()?, Reverse(id))));
+        let furthest = ready.max().map(|(_, Reverse(id))| id);
         furthest.ok_or(TransferError::NoTarget { leader: self.node })
     }
 }

@@ -26,6 +26,10 @@ pub(super) enum TransferMessage {
 }
 pub(super) type TransferAnswer = TransferLeaderResponse<TypeConfig>;
 
+/// For `Service::ChangeMembers`: a client of another node asks the leader for a change; answered
+/// with the leader's `Result<(), MemberError>`.
+pub(super) type MembersMessage = crate::types::MemberChange;
+
 /// For `Service::RaftSnapshot`. `transfer` tells one attempt from the next. Every message may be sent
 /// again where its answer was lost: the second is answered as the first was.
 #[derive(Serialize, Deserialize)]

@@ -18,25 +18,31 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 mod apply;
+mod ask;
 mod codec;
 mod group;
 mod idempotency;
 mod inbound;
+mod keeper;
 mod leadership;
 mod log_index;
 mod log_reader;
 mod log_replay;
 mod log_store;
+mod member_rules;
+mod membership;
 mod messages;
 mod network;
 mod pins;
 mod raft_types;
+mod roster;
 mod runtime;
 mod sessions;
 mod settings;
 mod snapshot;
 mod snapshot_receiver;
 mod snapshot_sender;
+mod standing;
 mod state_machine;
 #[cfg(test)]
 mod tests;
@@ -53,7 +59,7 @@ use crate::storage::disk::Disk;
 use crate::storage::log::{CommitLog, ReplayedRecord};
 use crate::storage::table::Table;
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, NodeId, Version, Write};
+use crate::types::{ClusterId, Incarnation, Members, NodeId, Version, Write};
 
 /// What the Raft group agrees on: the payload of one log entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +103,8 @@ pub struct Session {
 pub enum Control {
     /// Names the cluster; the first one counts.
     MintCluster { cluster: ClusterId },
+    /// Says which data directory a member's id stands for; the first one counts.
+    Introduce { node: NodeId, incarnation: Incarnation },
 }
 
 /// What applying a command gave.
@@ -161,9 +169,8 @@ pub struct ConsensusStatus {
     pub applied_index: u64,
     /// The node that leads for ever, where the settings name one.
     pub fixed_leader: Option<NodeId>,
-    /// Voters and learners.
-    pub voters: Vec<NodeId>,
-    pub learners: Vec<NodeId>,
+    /// Who is of the cluster, as it is applied here.
+    pub members: Members,
     pub cluster: Option<ClusterId>,
     /// Whether a snapshot is being installed: the table is incomplete.
     pub installing: bool,
@@ -176,6 +183,8 @@ pub struct ConsensusOptions {
     pub runtime: Runtime,
     pub settings: LeaderSettings,
     pub node: NodeId,
+    /// What this node's data directory was minted with.
+    pub incarnation: Incarnation,
     /// The voters of a new group: node and peer address.
     pub peers: BTreeMap<NodeId, String>,
     /// Whether this is the node's first boot and it has the lowest id: it initialises the group.

@@ -20,13 +20,13 @@ use super::pins::Pins;
 use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Incoming, Manifest};
 use crate::planted::{self, Bug};
-use crate::runtime::Runtime;
 use crate::runtime::watch;
+use crate::runtime::{Instant, Runtime};
 use crate::storage::disk::Disk;
 use crate::storage::encoding;
 use crate::storage::table::{Table, TableView};
 use crate::telemetry::Metrics;
-use crate::types::ClusterId;
+use crate::types::{ClusterId, MemberChange, Members, NodeId};
 
 /// How much is applied as one batch at most: entries, and bytes of them. More makes readers wait
 /// longer for the first of them and saves nothing.
@@ -46,6 +46,7 @@ pub(super) struct Machine {
     orders_data: bool,
     state: Mutex<MachineState>,
     applied: watch::Sender<u64>,
+    members: watch::Sender<Members>,
     /// Installations begun and ended, both counted: odd while one is under way.
     installs: AtomicU64,
     /// The last checkpoint, as openraft was told of it.
@@ -98,6 +99,7 @@ impl Machine {
             metrics,
             orders_data,
             applied: watch::Sender::new(index_of(&state.group)),
+            members: watch::Sender::new(state.group.members()),
             state: Mutex::new(state),
             installs: AtomicU64::new(0),
             checkpoint: watch::Sender::new(None),
@@ -108,6 +110,35 @@ impl Machine {
     /// The index of the last entry applied, as it changes; 0 also where none was.
     pub(super) fn watch_applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// Who is of the group, as it changes.
+    pub(super) fn watch_members(&self) -> watch::Receiver<Members> {
+        self.members.subscribe()
+    }
+
+    /// Waits until `change` is applied here, or until `deadline`.
+    pub(super) async fn see(&self, change: &MemberChange, deadline: Instant) {
+        let mut members = self.watch_members();
+        let seen = async { members.wait_for(|members| members.show(change)).await.is_ok() };
+        // Whoever asked is told that it is done either way.
+        let _ = self.runtime.deadline(deadline, seen).await;
+    }
+
+    /// How many voters and learners there are.
+    pub(super) fn nodes(&self) -> usize {
+        self.members.borrow().nodes.len()
+    }
+
+    /// The entry that the membership is of.
+    pub(super) fn membership_log_id(&self) -> Option<LogId> {
+        *self.state.lock().group.membership.log_id()
+    }
+
+    /// The members of whom no incarnation is known.
+    pub(super) fn strangers(&self) -> Vec<NodeId> {
+        let state = self.state.lock();
+        state.group.roster.strangers(&state.group.membership)
     }
 
     /// The last checkpoint, as it changes.
@@ -174,16 +205,21 @@ impl Machine {
 
     fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let mut answers: Vec<(ApplyResponder<TypeConfig>, super::Applied)> = Vec::new();
-        let index = {
+        let (index, members) = {
             let mut state = self.state.lock();
+            let before = state.group.members_version();
             let mut applying = Applying::new(&mut state, &*self.table, &self.metrics);
             for (entry, responder) in batch {
                 let applied = applying.entry(&entry)?;
                 answers.extend(responder.map(|responder| (responder, applied)));
             }
             applying.commit()?;
-            index_of(&state.group)
+            let changed = state.group.members_version() != before;
+            (index_of(&state.group), changed.then(|| state.group.members()))
         };
+        if let Some(members) = members {
+            self.members.send_replace(members);
+        }
         self.applied.send_replace(index);
         answers.into_iter().for_each(|(responder, applied)| responder.send(applied));
         Ok(())
@@ -197,11 +233,12 @@ impl Machine {
             self.installs.fetch_or(1, Ordering::SeqCst);
         }
         let loaded = snapshot::install(&*self.table, &*self.disk, manifest, self.orders_data)?;
-        let index = index_of(&loaded.group);
+        let (index, members) = (index_of(&loaded.group), loaded.group.members());
         *self.state.lock() = loaded;
         self.metrics.snapshots_installed.inc();
         self.note_checkpoint(manifest.meta());
         self.installs.fetch_add(1, Ordering::SeqCst);
+        self.members.send_replace(members);
         self.applied.send_replace(index);
         Ok(())
     }

@@ -86,11 +86,13 @@ pub enum Service {
     ReplicaRead = 8,
     /// A page of a replica's keys.
     ReplicaList = 9,
+    /// A change of the members, passed on to the leader.
+    ChangeMembers = 10,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Service; 9] = [
+    pub const ALL: [Service; 10] = [
         Service::RaftAppend,
         Service::RaftVote,
         Service::RaftSnapshot,
@@ -100,6 +102,7 @@ impl Service {
         Service::ReplicaWrite,
         Service::ReplicaRead,
         Service::ReplicaList,
+        Service::ChangeMembers,
     ];
 
     /// The service with this number.
@@ -119,6 +122,7 @@ impl Service {
             Service::ReplicaWrite => "replica_write",
             Service::ReplicaRead => "replica_read",
             Service::ReplicaList => "replica_list",
+            Service::ChangeMembers => "change_members",
         }
     }
 }
@@ -246,6 +250,14 @@ pub trait Transport: Send + Sync + 'static {
 
     /// What is known of a peer's link.
     fn peer(&self, node: NodeId) -> Option<PeerView>;
+
+    /// Keeps links to `node` from now on, at `address` unless the settings say where it is. Where
+    /// that is so already, dials at once where they are down.
+    fn link(&self, node: NodeId, address: &str);
+
+    /// Ends the links to and from `node`, and keeps none from now on. It may dial again, and is then
+    /// what the [`Greeter`] says it is.
+    fn unlink(&self, node: NodeId);
 }
 
 /// What is known of a peer.
@@ -253,8 +265,9 @@ pub trait Transport: Send + Sync + 'static {
 pub struct PeerView {
     /// Whether the last thing known is that the link is up.
     pub connected: bool,
-    /// The client address that the peer told, once it has.
+    /// The client address and the incarnation that the peer told, once it has.
     pub client_address: Option<String>,
+    pub incarnation: Option<Incarnation>,
 }
 
 /// What both ends of a link tell each other first.
@@ -298,6 +311,8 @@ pub enum Rejection {
     OtherIncarnation { node: NodeId, known: Incarnation, offered: Incarnation },
     #[error("node {node} is not among the peers of this cluster")]
     Unknown { node: NodeId },
+    #[error("node {node} was removed from cluster {cluster}")]
+    Removed { cluster: ClusterId, node: NodeId },
     #[error("it says it is node {said}, but node {expected} was expected at this address")]
     OtherNode { said: NodeId, expected: NodeId },
     #[error(

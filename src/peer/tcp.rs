@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::handshake::Wire;
@@ -36,7 +36,11 @@ pub struct TcpTransport {
     listener: Mutex<Option<TcpListener>>,
     local_address: Option<SocketAddr>,
     peers: Vec<NodeId>,
+    /// Where nodes are that the settings do not know.
+    told: AddressBook,
 }
+
+type AddressBook = Arc<RwLock<BTreeMap<NodeId, String>>>;
 
 impl TcpTransport {
     /// Takes the port; nothing is dialled or accepted before [`TcpTransport::serve`].
@@ -51,13 +55,15 @@ impl TcpTransport {
     fn on(listener: TcpListener, options: TcpOptions) -> Arc<TcpTransport> {
         let TcpOptions { runtime, node, peers, greeter, metrics, .. } = options;
         let nodes = peers.keys().copied().collect();
-        let dial = Arc::new(TcpDial { peers });
+        let told = Arc::new(RwLock::default());
+        let dial = Arc::new(TcpDial { peers, told: told.clone() });
         let mesh = Mesh::new(MeshOptions { runtime, node, greeter, metrics, dial });
         Arc::new(TcpTransport {
             mesh,
             local_address: listener.local_addr().ok(),
             listener: Mutex::new(Some(listener)),
             peers: nodes,
+            told,
         })
     }
 
@@ -101,15 +107,26 @@ impl Transport for TcpTransport {
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         self.mesh.peer(node)
     }
+
+    fn link(&self, node: NodeId, address: &str) {
+        self.told.write().insert(node, address.to_owned());
+        self.mesh.link_to(node);
+    }
+
+    fn unlink(&self, node: NodeId) {
+        self.mesh.unlink(node);
+    }
 }
 
 struct TcpDial {
+    /// By the settings: an operator who moves a node says so there.
     peers: BTreeMap<NodeId, String>,
+    told: AddressBook,
 }
 
 impl Dial for TcpDial {
     fn dial(&self, to: NodeId) -> BoxFuture<'static, io::Result<Wire>> {
-        let address = self.peers.get(&to).cloned();
+        let address = self.peers.get(&to).cloned().or_else(|| self.told.read().get(&to).cloned());
         Box::pin(async move {
             let address = address.ok_or_else(|| io::Error::other("it has no address"))?;
             let stream = TcpStream::connect(&address).await?;

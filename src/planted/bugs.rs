@@ -167,6 +167,20 @@ bugs! {
     OthersStandBesideFixedLeader "others-stand-beside-fixed-leader" [Leader] Simulator
         "a classic: a setting that each node reads for itself"
 
+    /// The id of a node that was removed is given to another.
+    RemovedIdTakenAgain "removed-id-taken-again" [Leader] ConsensusTests
+        "etcd before 3.0 and others, where ids were names that operators chose again"
+
+    /// Members are removed, and learners promoted, though too few of the voters are left that
+    /// answer.
+    QuorumGivenAway "quorum-given-away" [Leader] Simulator
+        "etcd before strict-reconfig-check (2016): a member added beside a dead one stops the \
+         cluster"
+
+    /// The group does not agree on which data directory a member's id means.
+    MembersNotIntroduced "members-not-introduced" [Leader] ConsensusTests
+        "a classic: a node that joined later cannot tell a wiped node from the one it replaced"
+
     /// A condition is decided on the node that takes the write, before the log has ordered it.
     ConditionCheckedAtProposal "condition-checked-at-proposal" [Leader] Simulator
         "a classic: the lost update of Berenson et al., \"A Critique of ANSI SQL Isolation \

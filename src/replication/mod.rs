@@ -5,12 +5,13 @@
 
 use futures_util::future::BoxFuture;
 
-use crate::error::{LeadershipError, ReadError, Refusal, WriteError};
+use crate::error::{LeadershipError, MembershipError, ReadError, Refusal, WriteError};
 use crate::peer::Inbound;
 use crate::runtime::Instant;
 use crate::storage::rows::Bound;
 use crate::types::{
-    ClusterId, EffectiveLevel, Epoch, Key, Level, Mode, NodeId, Record, Version, Write,
+    ClusterId, EffectiveLevel, Epoch, Key, Level, MemberChange, Mode, NodeId, Record, Version,
+    Write,
 };
 
 mod build;
@@ -116,6 +117,8 @@ pub struct ClusterStatus {
     pub fixed_leader: Option<NodeId>,
     pub term: u64,
     pub members: Vec<Member>,
+    /// Ids of nodes that were removed: they are never used again.
+    pub removed: Vec<NodeId>,
     /// Log index up to which the control plane's log is applied here.
     pub applied_index: u64,
 }
@@ -155,6 +158,17 @@ pub trait Replicator: Send + Sync + 'static {
         _options: RequestOptions,
     ) -> BoxFuture<'_, Result<NodeId, LeadershipError>> {
         let what = "handing leadership over".to_owned();
+        let mode = self.status().mode;
+        Box::pin(async move { Err(Refusal::NotImplemented { what, mode }.into()) })
+    }
+
+    /// Changes who is of the cluster; answered once that is done, also where it was so already.
+    fn change_members(
+        &self,
+        _change: MemberChange,
+        _options: RequestOptions,
+    ) -> BoxFuture<'_, Result<(), MembershipError>> {
+        let what = "changing the members".to_owned();
         let mode = self.status().mode;
         Box::pin(async move { Err(Refusal::NotImplemented { what, mode }.into()) })
     }

@@ -62,6 +62,8 @@ pub struct Metrics {
     /// Times this node handed leadership over, and of those the ones before it stopped.
     pub leadership_transfers: Counter,
     pub hand_overs_at_stop: Counter,
+    /// Changes of the members that this node made as their leader.
+    pub membership_changes: Counter,
     /// Times the consensus log lost its end to another leader's.
     pub raft_log_truncations: Counter,
     /// Snapshots sent and installed.
@@ -106,6 +108,7 @@ impl Metrics {
             elections_won: counter(r, "elections_won", "Times this node became the leader"),
             leadership_transfers: counter(r, "leadership_transfers", "Leadership handed over"),
             hand_overs_at_stop: counter(r, "hand_overs_at_stop", "Hand-overs before a stop"),
+            membership_changes: counter(r, "membership_changes", "Changes of the members made"),
             raft_log_truncations: counter(r, "raft_log_truncations", "Log ends given up"),
             snapshots_sent: counter(r, "snapshots_sent", "Snapshots sent to followers"),
             snapshots_resumed: counter(

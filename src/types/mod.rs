@@ -5,6 +5,7 @@
 mod consistency;
 mod id;
 mod key;
+mod member;
 mod mode;
 mod outcome;
 mod record;
@@ -14,6 +15,7 @@ mod write;
 pub use consistency::{EffectiveLevel, Level};
 pub use id::{ClusterId, Epoch, Incarnation, NodeId, NodeIdError};
 pub use key::{Key, KeyError, PARTITIONS, Partition};
+pub use member::{MemberChange, MemberFacts, Members};
 pub use mode::Mode;
 pub use outcome::Outcome;
 pub use record::{Content, Record};

@@ -168,6 +168,7 @@ impl Replicator for Fake {
             fixed_leader: None,
             term: 3,
             members: (1..=3).map(member).collect(),
+            removed: vec![NodeId(9)],
             applied_index: 17,
         }
     }

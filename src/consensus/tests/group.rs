@@ -37,7 +37,7 @@ fn a_group_elects_writes_loses_its_leader_and_gets_it_back() {
         assert!(cluster.is_some());
         for (_, run) in world.running() {
             let status = run.consensus.status();
-            assert_eq!((status.cluster, status.voters.len()), (cluster, 3));
+            assert_eq!((status.cluster, status.members.voters().len()), (cluster, 3));
         }
         let won: u64 = world.running().map(|(_, run)| run.metrics.elections_won.get()).sum();
         assert!(won >= 1);

@@ -5,6 +5,7 @@ mod group;
 mod idempotency;
 mod leadership;
 mod machine;
+mod membership;
 mod recovery;
 mod suite;
 pub(super) mod support;

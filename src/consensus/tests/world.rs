@@ -128,6 +128,7 @@ impl World {
                 idempotency_expiry: Duration::from_secs(900),
             },
             node: NodeId(id),
+            incarnation: Incarnation(u64::from(id)),
             peers,
             initialise: id == self.fixed_leader.map_or(1, |fixed| fixed.0) && node.boots == 1,
             log,
@@ -144,6 +145,14 @@ impl World {
         self.network.serve(NodeId(id), Arc::new(Handler(consensus.clone())));
         node.run = Some(Run { runtime, consensus, table, metrics, _transport: transport });
         Ok(())
+    }
+
+    /// Starts a node that was not of the group when it began; it knows the others, as one that joins
+    /// does.
+    pub(super) async fn join(&mut self, id: u16) {
+        let node = Node { disk: SimDisk::new(self.seed + u64::from(id)), boots: 0, run: None };
+        self.nodes.insert(NodeId(id), node);
+        self.start(id).await.expect("starts");
     }
 
     pub(super) fn crash(&mut self, id: NodeId) {

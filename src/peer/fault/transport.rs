@@ -240,6 +240,14 @@ impl Transport for FaultyTransport {
         view.connected &= !self.plan.is_cut(self.from, node);
         Some(view)
     }
+
+    fn link(&self, node: NodeId, address: &str) {
+        self.inner.link(node, address);
+    }
+
+    fn unlink(&self, node: NodeId) {
+        self.inner.unlink(node);
+    }
 }
 
 /// Where an answer travels.

@@ -207,6 +207,15 @@ impl Transport for MemoryTransport {
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         self.mesh.peer(node)
     }
+
+    /// Every node on the wires is found by its id.
+    fn link(&self, node: NodeId, _address: &str) {
+        self.mesh.link_to(node);
+    }
+
+    fn unlink(&self, node: NodeId) {
+        self.mesh.unlink(node);
+    }
 }
 
 impl Drop for MemoryTransport {

@@ -57,6 +57,18 @@ impl Seats {
     }
 }
 
+impl Seats {
+    /// Ends the links that `of` has dialled.
+    pub(super) fn end(&self, of: NodeId) {
+        let links: Vec<Arc<Link>> = {
+            let seats = self.0.lock();
+            let its = seats.iter().filter(|((node, _), _)| *node == of);
+            its.map(|(_, seat)| seat.link.clone()).collect()
+        };
+        links.iter().for_each(|link| link.close("its node was removed"));
+    }
+}
+
 pub(super) async fn accept_all<L: Listen>(
     mesh: Arc<Mesh>,
     mut listen: L,
@@ -129,7 +141,7 @@ async fn handshake_and_run(
     }
     let peer = mesh.peers.read().get(&hello.node).cloned();
     if let Some(peer) = peer {
-        *peer.client_address.lock() = Some(hello.client_address);
+        peer.hear(hello.clone());
         peer.invite();
     }
     let side = Side::Answering { from: hello.node, handler };

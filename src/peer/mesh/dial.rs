@@ -31,11 +31,13 @@ struct Down {
 
 pub(super) async fn keep_linked(mesh: Arc<Mesh>, peer: Arc<Peer>, lane: Lane) {
     let mut closing = mesh.closing.subscribe();
+    let mut gone = peer.gone.subscribe();
     let slot = peer.slot(lane);
     let mut pause_ms = FIRST_PAUSE_MS;
     loop {
         let down = tokio::select! { biased;
             _ = closing.wait_for(|closing| *closing) => None,
+            _ = gone.wait_for(|gone| *gone) => None,
             down = link_once(&mesh, &peer, lane) => Some(down),
         };
         let Some(down) = down else {
@@ -51,6 +53,7 @@ pub(super) async fn keep_linked(mesh: Arc<Mesh>, peer: Arc<Peer>, lane: Lane) {
         let pause = pause_ms / 2 + mesh.runtime.random_below(pause_ms / 2 + 1);
         tokio::select! { biased;
             _ = closing.wait_for(|closing| *closing) => {}
+            _ = gone.wait_for(|gone| *gone) => {}
             () = slot.invited.notified() => {}
             () = mesh.runtime.sleep(Duration::from_millis(pause)) => {}
         }
@@ -70,7 +73,7 @@ async fn link_once(mesh: &Arc<Mesh>, peer: &Peer, lane: Lane) -> Down {
             return Down { reason, worked: false };
         }
     };
-    *peer.client_address.lock() = Some(hello.client_address);
+    peer.hear(hello);
     tracing::info!(peer = %peer.node, ?lane, remote = wire.remote, "link up");
     let since = mesh.runtime.now();
     let link = peer.slot(lane).set_up(peer.node);

@@ -21,11 +21,11 @@ use tokio::sync::Notify;
 use super::connection::LinkMetrics;
 use super::handshake::Wire;
 use super::link::{Call, Link};
-use super::{Greeter, Lane, PeerError, PeerHandler, PeerView, Request};
+use super::{Greeter, Hello, Lane, PeerError, PeerHandler, PeerView, Request};
 use crate::runtime::watch;
 use crate::runtime::{Runtime, Task};
 use crate::telemetry::Metrics;
-use crate::types::NodeId;
+use crate::types::{Incarnation, NodeId};
 
 mod accept;
 mod dial;
@@ -73,7 +73,16 @@ struct Peer {
     node: NodeId,
     bulk: Slot,
     control: Slot,
-    client_address: Mutex<Option<String>>,
+    told: Mutex<Told>,
+    /// Once true, nobody wants links to it any more.
+    gone: watch::Sender<bool>,
+}
+
+/// What a peer said of itself, once it has.
+#[derive(Clone, Default)]
+struct Told {
+    client_address: Option<String>,
+    incarnation: Option<Incarnation>,
 }
 
 /// Where the link of a lane is, while there is one.
@@ -126,13 +135,23 @@ impl Mesh {
             node,
             bulk: Slot::default(),
             control: Slot::default(),
-            client_address: Mutex::default(),
+            told: Mutex::default(),
+            gone: watch::Sender::new(false),
         });
         peer.invite();
         self.peers.write().insert(node, peer.clone());
         for lane in [Lane::Bulk, Lane::Control] {
             self.spawn(dial::keep_linked(self.clone(), peer.clone(), lane));
         }
+    }
+
+    /// Keeps no links to `node` any more, and ends those that there are in either direction.
+    pub fn unlink(&self, node: NodeId) {
+        let peer = self.peers.write().remove(&node);
+        if let Some(peer) = peer {
+            peer.gone.send_replace(true);
+        }
+        self.seats.end(node);
     }
 
     /// Accepts connections from now on.
@@ -191,8 +210,8 @@ impl Mesh {
     /// See [`super::Transport::peer`].
     pub fn peer(&self, node: NodeId) -> Option<PeerView> {
         let peer = self.peers.read().get(&node)?.clone();
-        let client_address = peer.client_address.lock().clone();
-        Some(PeerView { connected: peer.is_connected(), client_address })
+        let Told { client_address, incarnation } = peer.told.lock().clone();
+        Some(PeerView { connected: peer.is_connected(), client_address, incarnation })
     }
 }
 
@@ -202,6 +221,12 @@ impl Peer {
             Lane::Bulk => &self.bulk,
             Lane::Control => &self.control,
         }
+    }
+
+    /// Takes down what the peer said of itself.
+    fn hear(&self, hello: Hello) {
+        let incarnation = Some(hello.incarnation);
+        *self.told.lock() = Told { client_address: Some(hello.client_address), incarnation };
     }
 
     fn is_connected(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::replication::{ClusterStatus, Cost, Member};
 use crate::runtime::Runtime;
 use crate::storage::table::Table;
 use crate::telemetry::Metrics;
-use crate::types::{Epoch, Mode, NodeId};
+use crate::types::{Epoch, MemberFacts, Mode, NodeId};
 
 /// What the parts of leader mode share on one node.
 pub struct Context<G> {
@@ -73,7 +73,7 @@ impl<G: Group> Context<G> {
     /// Messages to and from every other node, once for the batch that the request was part of, and
     /// two more for a hop to the leader and back. The acknowledgements are a majority's.
     fn cost(&self, hop: bool) -> Cost {
-        let nodes = self.peers.len();
+        let nodes = self.group.nodes();
         let messages = 2 * (nodes.saturating_sub(1) + usize::from(hop));
         Cost { messages: messages as u32, acks: (nodes / 2 + 1) as u16 }
     }
@@ -88,8 +88,7 @@ impl<G: Group> Context<G> {
 
     pub fn cluster_status(&self) -> ClusterStatus {
         let status = self.group.status();
-        let voters = status.voters.iter().map(|id| (*id, "voter"));
-        let learners = status.learners.iter().map(|id| (*id, "learner"));
+        let members = status.members.nodes.into_iter().map(|(id, facts)| self.member(id, facts));
         ClusterStatus {
             cluster: status.cluster,
             mode: Mode::Leader,
@@ -98,13 +97,16 @@ impl<G: Group> Context<G> {
             leader: status.leader,
             fixed_leader: status.fixed_leader,
             term: status.term,
-            members: voters.chain(learners).map(|(id, role)| self.member(id, role)).collect(),
+            members: members.collect(),
+            removed: status.members.removed.into_iter().collect(),
             applied_index: status.applied_index,
         }
     }
 
-    fn member(&self, id: NodeId, role: &'static str) -> Member {
-        let peer_address = self.peers.get(&id).cloned().unwrap_or_default();
+    fn member(&self, id: NodeId, facts: MemberFacts) -> Member {
+        let role = if facts.voter { "voter" } else { "learner" };
+        // The settings win, as they do for the links.
+        let peer_address = self.peers.get(&id).cloned().unwrap_or(facts.address);
         if id == self.node {
             let client_address = Some(self.advertise.clone());
             return Member { id, peer_address, client_address, role, reachable: true };

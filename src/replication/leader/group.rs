@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::consensus::{
     Applied, Command, Consensus, ConsensusStatus, ProposeError, ReadIndexError,
 };
-use crate::error::TransferError;
+use crate::error::{MemberError, TransferError};
 use crate::runtime::{Instant, Runtime};
-use crate::types::NodeId;
+use crate::types::{MemberChange, NodeId};
 
 /// A Raft group as one of its nodes sees it.
 pub trait Group: Send + Sync + 'static {
@@ -47,6 +47,16 @@ pub trait Group: Send + Sync + 'static {
         to: Option<NodeId>,
         deadline: Instant,
     ) -> impl Future<Output = Result<NodeId, TransferError>> + Send;
+
+    /// See [`Consensus::change_members`].
+    fn change_members(
+        &self,
+        change: MemberChange,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), MemberError>> + Send;
+
+    /// See [`Consensus::nodes`].
+    fn nodes(&self) -> usize;
 
     /// See [`Consensus::installs`].
     fn installs(&self) -> Option<u64>;
@@ -85,6 +95,18 @@ impl Group for Consensus {
         deadline: Instant,
     ) -> Result<NodeId, TransferError> {
         Consensus::transfer(self, to, deadline).await
+    }
+
+    async fn change_members(
+        &self,
+        change: MemberChange,
+        deadline: Instant,
+    ) -> Result<(), MemberError> {
+        Consensus::change_members(self, change, deadline).await
+    }
+
+    fn nodes(&self) -> usize {
+        Consensus::nodes(self)
     }
 
     fn installs(&self) -> Option<u64> {

@@ -23,7 +23,7 @@ use super::{
     fold,
 };
 use crate::consensus::{Consensus, Submission};
-use crate::error::{LeadershipError, ReadError, Refusal, WriteError};
+use crate::error::{LeadershipError, MembershipError, ReadError, Refusal, WriteError};
 use crate::peer::{Inbound, Service, SharedTransport};
 use crate::planted::{self, Bug};
 use crate::runtime::{Runtime, Task};
@@ -31,7 +31,7 @@ use crate::storage::encoding;
 use crate::storage::rows;
 use crate::storage::table::{Table, TableError};
 use crate::telemetry::Metrics;
-use crate::types::{EffectiveLevel, Key, Level, Mode, NodeId, Record, Write};
+use crate::types::{EffectiveLevel, Key, Level, MemberChange, Mode, NodeId, Record, Write};
 
 mod context;
 mod flight;
@@ -304,6 +304,17 @@ impl<G: Group> Replicator for Leader<G> {
         })
     }
 
+    fn change_members(
+        &self,
+        change: MemberChange,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<(), MembershipError>> {
+        Box::pin(async move {
+            self.context.may_serve(options.may_forward)?;
+            Ok(self.context.group.change_members(change, options.deadline).await?)
+        })
+    }
+
     fn ready(&self) -> Result<(), String> {
         let status = self.context.group.status();
         if let Some(reason) = status.stopped {
@@ -317,6 +328,9 @@ impl<G: Group> Replicator for Leader<G> {
         }
         if status.cluster.is_none() {
             return Err("the cluster is not named yet".to_owned());
+        }
+        if !status.members.nodes.contains_key(&self.context.node) {
+            return Err("this node is not a member of the cluster yet".to_owned());
         }
         // The end of the log may never commit, and be replaced by a shorter one: then the whole of
         // what is there now will do.

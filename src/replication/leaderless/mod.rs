@@ -270,6 +270,7 @@ impl Replicator for Leaderless {
             fixed_leader: None,
             term: group.term,
             members: self.members(),
+            removed: Vec::new(),
             applied_index: group.applied_index,
         }
     }

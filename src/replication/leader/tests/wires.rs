@@ -94,6 +94,14 @@ impl Transport for Wires {
 
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         let client_address = Some(format!("client-of-{node}"));
-        Some(PeerView { connected: true, client_address })
+        Some(PeerView { connected: true, client_address, incarnation: None })
+    }
+
+    fn link(&self, _node: NodeId, _address: &str) {
+        unreachable!("leader mode itself changes no links");
+    }
+
+    fn unlink(&self, _node: NodeId) {
+        unreachable!("leader mode itself changes no links");
     }
 }

@@ -1,6 +1,6 @@
 //! A cluster of real [`Leader`]s over a group and wires that do as a test says.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use super::wires::{WireFate, Wires};
 use crate::consensus::{
     Applied, Command, ConsensusStatus, ProposeError, ReadIndexError, Submission,
 };
-use crate::error::TransferError;
+use crate::error::{MemberError, TransferError};
 use crate::peer::{Inbound, Request, Service};
 use crate::replication::leader::{Group, Leader, LeaderOptions};
 use crate::replication::{Replicator, RequestOptions};
@@ -23,7 +23,9 @@ use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime};
 use crate::storage::table::{Table, TableBatch};
 use crate::telemetry::Metrics;
-use crate::types::{Change, ClusterId, Key, Level, NodeId, Write};
+use crate::types::{
+    Change, ClusterId, Key, Level, MemberChange, MemberFacts, Members, NodeId, Write,
+};
 
 pub const NODES: u16 = 3;
 pub const WALL_MS: u64 = 1_000_000;
@@ -110,6 +112,16 @@ impl World {
             transport: Arc::new(Wires { from: node, world: Arc::downgrade(self) }),
             metrics: Metrics::new(),
         }
+    }
+
+    fn members(&self) -> Members {
+        let facts = |id: &NodeId| MemberFacts {
+            address: format!("peer-of-{id}"),
+            voter: true,
+            incarnation: None,
+        };
+        let nodes = self.nodes.keys().map(|id| (*id, facts(id))).collect();
+        Members { nodes, removed: BTreeSet::new() }
     }
 
     pub fn node(&self, id: u16) -> Arc<Leader<FakeGroup>> {
@@ -341,6 +353,14 @@ impl Group for FakeGroup {
         (!self.own().installing.load(Ordering::Relaxed)).then_some(count)
     }
 
+    async fn change_members(&self, _: MemberChange, _: Instant) -> Result<(), MemberError> {
+        unreachable!("no test here asks for it")
+    }
+
+    fn nodes(&self) -> usize {
+        self.world.nodes.len()
+    }
+
     fn status(&self) -> ConsensusStatus {
         let end = self.world.log.lock().len() as u64;
         ConsensusStatus {
@@ -348,7 +368,7 @@ impl Group for FakeGroup {
             term: 1,
             last_log_index: end,
             applied_index: *self.own().applied.borrow() as u64,
-            voters: self.world.nodes.keys().copied().collect(),
+            members: self.world.members(),
             cluster: Some(ClusterId(7)),
             installing: self.own().installing.load(Ordering::Relaxed),
             ..ConsensusStatus::default()
