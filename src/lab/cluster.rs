@@ -25,6 +25,8 @@ use crate::config::Engine;
 use crate::runtime::Runtime;
 use crate::types::Mode;
 
+mod joining;
+
 /// A node must be ready this long after it was started. One that ended is noticed at once; this is
 /// for one that hangs, and must not take a busy machine for one.
 const READY_WITHIN: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ mod garbage;
 mod killed_in_turn;
 mod leadership;
 mod load;
+mod membership;
 mod nemesis;
 mod stopped;
 mod trial;
