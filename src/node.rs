@@ -125,26 +125,12 @@ impl Node {
     /// Starts a node; returns once it takes requests, not once it can answer them all.
     pub async fn start(settings: Settings, world: World) -> Result<Arc<Node>, StartError> {
         let World { runtime, disk, open_table, links, metrics } = world;
-        let layout =
-            PinnedLayout::new(settings.peers.keys().copied(), settings.leaderless.replicas);
-        let layout_digest = layout.digest();
-        let identity = Arc::new(
-            Identity::open(
-                disk.clone(),
-                &runtime,
-                settings.node_id,
-                settings.mode,
-                settings.engine.as_str(),
-                // In leader mode every node has every key.
-                (settings.mode == Mode::Leaderless).then_some(layout),
-            )
-            .map_err(|error| within_directory(error, &settings))?,
-        );
+        let (identity, layout) = open_identity(&settings, &runtime, disk.clone())?;
         let failed = watch::Sender::new(None);
         let greeter = Arc::new(NodeGreeter {
             identity: identity.clone(),
             settings: settings.clone(),
-            layout: layout_digest,
+            layout,
             members: OnceLock::new(),
             failed: failed.clone(),
         });
@@ -357,6 +343,27 @@ impl Node {
         }
         true
     }
+}
+
+/// Opens the identity of the data directory; gives the digest of what places keys on nodes too.
+fn open_identity(
+    settings: &Settings,
+    runtime: &Runtime,
+    disk: Arc<dyn Disk>,
+) -> Result<(Arc<Identity>, u64), StartError> {
+    let layout = PinnedLayout::new(settings.peers.keys().copied(), settings.leaderless.replicas);
+    let digest = layout.digest();
+    let identity = Identity::open(
+        disk,
+        runtime,
+        settings.node_id,
+        settings.mode,
+        settings.engine.as_str(),
+        // In leader mode every node has every key.
+        (settings.mode == Mode::Leaderless).then_some(layout),
+    );
+    let identity = identity.map_err(|error| within_directory(error, settings))?;
+    Ok((Arc::new(identity), digest))
 }
 
 fn fail(failed: &watch::Sender<Option<String>>, reason: String) {

@@ -229,11 +229,7 @@ fn a_data_directory_of_another_node_mode_engine_or_format_is_refused() {
     assert!(other_engine.contains("engine"), "{other_engine}");
     let identity = dir.path().join("identity.json");
     let text = std::fs::read_to_string(&identity).expect("an identity");
-    std::fs::write(
-        &identity,
-        text.replace("\"format\":1", "\"format\":999").replace("\"format\": 1", "\"format\": 999"),
-    )
-    .expect("written");
+    std::fs::write(&identity, text.replace("\"format\": 2", "\"format\": 999")).expect("written");
     let other_format = refusal(&[]);
     assert!(other_format.contains("format"), "{other_format}");
     std::fs::write(&identity, text).expect("restored");

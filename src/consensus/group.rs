@@ -271,27 +271,7 @@ async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
     let runtime = options.runtime.clone();
     let machine = runtime.blocking(move || Machine::open(machine_options)).await.map_err(broken)?;
     let machine = Arc::new(machine);
-    if machine.applied() < index.purged {
-        return Err(StartError::DataDirectory(format!(
-            "the table ends at entry {} but the log begins after entry {}: the table is older than \
-             the log; restore this node's data directory whole, or replace the node",
-            machine.applied().map_or(0, |applied| applied.index),
-            index.purged.map_or(0, |purged| purged.index),
-        )));
-    }
-
-    // Entry 0 comes from initialising the group, before any vote; all others were applied for a
-    // leader that this node had voted for or followed, and recorded as such first.
-    if index.vote.is_none()
-        && let Some(applied) = machine.applied().filter(|applied| applied.index > 0)
-    {
-        return Err(StartError::DataDirectory(format!(
-            "the table holds what entry {} did, but the log has no vote: the log is gone, and with \
-             it what this node promised to others; restore this node's data directory whole, or \
-             replace the node",
-            applied.index,
-        )));
-    }
+    check_recovered(&machine, &index)?;
 
     let config = settings::config(&options.settings, options.node)
         .map_err(|error| StartError::Other(format!("the leader settings: {error}")))?;
@@ -332,6 +312,32 @@ async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
         stopped: watch_stop,
         tasks,
     })
+}
+
+/// Refuses a table and a log that cannot be of one moment.
+fn check_recovered(machine: &Machine, index: &LogIndex) -> Result<(), StartError> {
+    if machine.applied() < index.purged {
+        return Err(StartError::DataDirectory(format!(
+            "the table ends at entry {} but the log begins after entry {}: the table is older than \
+             the log; restore this node's data directory whole, or replace the node",
+            machine.applied().map_or(0, |applied| applied.index),
+            index.purged.map_or(0, |purged| purged.index),
+        )));
+    }
+
+    // Entry 0 comes from initialising the group, before any vote; all others were applied for a
+    // leader that this node had voted for or followed, and recorded as such first.
+    if index.vote.is_none()
+        && let Some(applied) = machine.applied().filter(|applied| applied.index > 0)
+    {
+        return Err(StartError::DataDirectory(format!(
+            "the table holds what entry {} did, but the log has no vote: the log is gone, and with \
+             it what this node promised to others; restore this node's data directory whole, or \
+             replace the node",
+            applied.index,
+        )));
+    }
+    Ok(())
 }
 
 async fn initialise(

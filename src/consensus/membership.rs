@@ -43,6 +43,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// finds there what was done, unless the node lags by more.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long a refusal for silence or lag is looked at again before it is given: a leader that has
+/// just been elected has not heard from anybody yet, and a busy node is late, not gone.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// How often a change is passed on: to the leader, and once more where that one hands over first,
 /// since it is to leave itself.
 const MAX_HOPS: usize = 2;
@@ -146,15 +150,21 @@ impl Membership {
         let Some(_turn) = runtime.deadline(deadline, self.turn.lock()).await else {
             return Err(MemberError::InProgress);
         };
+        let patient_until = (runtime.now() + PATIENCE).min(deadline);
         while runtime.now() < deadline {
             let Some(now) = self.settled(deadline).await? else {
                 runtime.sleep(LOOK_AGAIN).await;
                 continue;
             };
-            let step = match self.decide(change)? {
-                Step::Done => return Ok(()),
-                Step::HandOverFirst => return Err(self.hand_over(change, deadline).await),
-                Step::Change(step) => step,
+            let step = match self.decide(change) {
+                Ok(Step::Done) => return Ok(()),
+                Ok(Step::HandOverFirst) => return Err(self.hand_over(change, deadline).await),
+                Ok(Step::Change(step)) => step,
+                Err(error) if may_pass(&error) && runtime.now() < patient_until => {
+                    runtime.sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             tracing::info!(node = %self.leadership.node, %step, "changes the members");
             match self.propose(step, &now, deadline).await? {
@@ -271,6 +281,11 @@ impl Membership {
             Err(error) => MemberError::LeaderStays { leader, reason: error.to_string() },
         }
     }
+}
+
+/// Whether a little time may be all that is missing.
+fn may_pass(error: &MemberError) -> bool {
+    matches!(error, MemberError::LosesQuorum { .. } | MemberError::Behind { .. })
 }
 
 fn no_leader(reason: &str) -> MemberError {

@@ -173,9 +173,13 @@ bugs! {
 
     /// Members are removed, and learners promoted, though too few of the voters are left that
     /// answer.
-    QuorumGivenAway "quorum-given-away" [Leader] Simulator
+    QuorumGivenAway "quorum-given-away" [Leader] ConsensusTests
         "etcd before strict-reconfig-check (2016): a member added beside a dead one stops the \
          cluster"
+
+    /// A node that was removed goes on as if it were a member.
+    RemovedNodeServesOn "removed-node-serves-on" [Leader] Simulator
+        "a classic: a member that left still answers its clients from what it knew"
 
     /// The group does not agree on which data directory a member's id means.
     MembersNotIntroduced "members-not-introduced" [Leader] ConsensusTests

@@ -119,7 +119,7 @@ impl<'a> Client<'a> {
     /// Pauses, and makes one request; false where the client left for ever.
     async fn turn(&mut self) -> bool {
         self.pause().await;
-        let any = NodeId(1 + self.below(u64::from(self.shared.plan.nodes)) as u16);
+        let any = NodeId(1 + self.below(u64::from(self.shared.nodes())) as u16);
         let node = if self.chance(self.shared.plan.sticky_percent) { self.node } else { any };
         if self.chance(NONSENSE) {
             if let Err(problem) = send_nonsense(self.shared, node).await {

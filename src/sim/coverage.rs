@@ -150,6 +150,11 @@ pub fn expected(mode: Mode) -> Vec<&'static str> {
     match mode {
         Mode::Leader => expected.extend([
             "recovery: election won",
+            "members: added",
+            "members: promoted",
+            "members: removed",
+            "members: replaced",
+            "a removed node stopped",
             "transfer: done",
             "transfer: refused",
             "transfer: hand-over at stop",

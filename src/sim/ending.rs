@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::clients::{self, read_back};
 use super::machine::{Machine, Process};
+use super::members;
 use super::world::{Shared, World};
 use crate::history::{Ended, Op};
 use crate::replication::leaderless::layout::Layout;
@@ -59,6 +60,7 @@ const MAX_DISK_BYTES: u64 = 64 << 20;
 /// Heals the world and holds it against what must be true then.
 pub(super) async fn run(world: &mut World) {
     world.heal();
+    members::finish(world).await;
     settle(world).await;
     if world.shared.is_broken() {
         return;
@@ -74,6 +76,7 @@ pub(super) async fn run(world: &mut World) {
     }
     let serving = shared.runtime.spawn(serves(shared.clone(), nodes.clone(), keys.clone()));
     beside(world, serving).await;
+    members::agree(world).await;
     converge(world, &nodes, &keys).await;
     grow_old(world).await;
     let reading = shared.runtime.spawn(read_everything(shared.clone(), nodes.clone(), keys));
@@ -99,11 +102,12 @@ async fn settle(world: &mut World) {
     loop {
         world.tick().await;
         let wiped = world.machines.iter().find(|machine| machine.own_disk.is_some());
-        let unsettled = world
-            .machines
-            .iter()
-            .find(|machine| !matches!(machine.process, Process::Up(_) | Process::Refused));
-        if wiped.is_none() && unsettled.is_none() {
+        let settled = |process: &Process| {
+            matches!(process, Process::Up(_) | Process::Refused | Process::Removed)
+        };
+        let unsettled = world.machines.iter().find(|machine| !settled(&machine.process));
+        let lingering = members::lingering(world);
+        if wiped.is_none() && unsettled.is_none() && lingering.is_none() {
             return;
         }
         if world.shared.runtime.now() < deadline {
@@ -115,6 +119,9 @@ async fn settle(world: &mut World) {
         } else if let Some(machine) = unsettled {
             let what = format!("node {} is not up after everything healed", machine.id());
             world.shared.broken("node-does-not-start", what);
+        } else if let Some(node) = lingering {
+            let what = format!("node {node} runs on after it was removed");
+            world.shared.broken("removed-node-runs", what);
         }
         return;
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::members::address_of;
 use super::plan::Plan;
 use super::world::Shared;
 use crate::api::{self, Api};
@@ -18,7 +19,7 @@ use crate::runtime::{Instant, Runtime, Task};
 use crate::storage::disk::{Disk, SimDisk};
 use crate::storage::table::{MemoryTable, Table};
 use crate::telemetry::Metrics;
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 /// A node must have started, or said why not, within this time.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -36,6 +37,9 @@ const RESTART_FULL_AFTER: Duration = Duration::from_millis(1_500);
 const WIPED: &str = "known to its peers with other data";
 const FULL: &str = "disk is full";
 const FAILED_SYNC: &str = "sync failed";
+
+/// What a node says that the cluster has removed.
+const REMOVED: &str = "was removed from its cluster";
 
 /// The wires of a world, and what is wrong with them.
 #[derive(Clone)]
@@ -61,6 +65,8 @@ pub(super) enum Process {
     Stopping(Running, Task<()>, Instant),
     /// Its data directory is damaged and it refuses to start: out of the world.
     Refused,
+    /// Its node was removed from the cluster, said so and stopped: out of the world.
+    Removed,
 }
 
 /// How a process ends.
@@ -112,7 +118,7 @@ fn new_disk(plan: &Plan, seed: u64) -> SimDisk {
 
 impl Machine {
     pub fn new(plan: &Plan, node: NodeId, disk_seed: u64) -> Machine {
-        let peers = (1..=plan.nodes).map(|id| (NodeId(id), format!("node{id}:8001"))).collect();
+        let peers = (1..=plan.nodes).map(NodeId).map(|id| (id, address_of(id))).collect();
         let mut settings = Settings::defaults(node, plan.mode, peers);
         settings.engine = Engine::Memory;
         // Small, so that a short run crosses segments and checkpoints.
@@ -139,6 +145,26 @@ impl Machine {
         }
     }
 
+    /// A machine whose node joins: it was told of `known` nodes, and of the cluster's name.
+    pub fn joining(
+        plan: &Plan,
+        node: NodeId,
+        disk_seed: u64,
+        known: impl Iterator<Item = NodeId>,
+        cluster: ClusterId,
+    ) -> Machine {
+        let mut machine = Machine::new(plan, node, disk_seed);
+        let peers = known.chain([node]).map(|id| (id, address_of(id)));
+        machine.settings.peers = peers.collect();
+        machine.settings.joins = Some(cluster);
+        machine
+    }
+
+    /// Whether the cluster has removed the node, and it has stopped for it.
+    pub fn is_removed(&self) -> bool {
+        matches!(self.process, Process::Removed)
+    }
+
     pub fn id(&self) -> NodeId {
         self.settings.node_id
     }
@@ -147,7 +173,7 @@ impl Machine {
     pub fn running(&self) -> Option<&Running> {
         match &self.process {
             Process::Up(running) => Some(running),
-            Process::Down(_) | Process::Stopping(..) | Process::Refused => None,
+            Process::Down(_) | Process::Stopping(..) | Process::Refused | Process::Removed => None,
         }
     }
 
@@ -252,6 +278,7 @@ impl Machine {
                 Process::Down(Some(shared.runtime.now() + RESTART_FULL_AFTER))
             }
             _ if failed_sync => soon,
+            _ if self.was_to_leave(shared, reason) => Process::Removed,
             _ => {
                 shared.broken("node-does-not-start", format!("node {id}: {reason}"));
                 Process::Refused
@@ -278,7 +305,17 @@ impl Machine {
                 }
             }
             Process::Refused => self.process = Process::Refused,
+            Process::Removed => self.process = Process::Removed,
         }
+    }
+
+    /// Whether a node says that it was removed, and that was asked for.
+    fn was_to_leave(&self, shared: &Shared, reason: &str) -> bool {
+        let leaves = reason.contains(REMOVED) && shared.changes().leaving.contains(&self.id());
+        if leaves {
+            shared.happened("a removed node stopped");
+        }
+        leaves
     }
 
     fn drop_node(
@@ -342,8 +379,14 @@ impl Machine {
             Process::Up(running) => {
                 let Some(reason) = running.node.failure() else { return };
                 shared.say(format_args!("node {id} stops itself: {reason}"));
-                self.stopped_itself(shared, &reason);
+                let removed = self.was_to_leave(shared, &reason);
+                if !removed {
+                    self.stopped_itself(shared, &reason);
+                }
                 self.end(shared, wires, Ending::Exit, soon);
+                if removed {
+                    self.process = Process::Removed;
+                }
             }
             Process::Stopping(running, ..) if running.runtime.is_dead() => {
                 shared.say(format_args!("node {id} crashes while it stops"));
@@ -357,7 +400,7 @@ impl Machine {
                 shared.broken("node-does-not-stop", format!("node {id} was told to stop in vain"));
                 self.end(shared, wires, Ending::Exit, soon);
             }
-            Process::Down(_) | Process::Stopping(..) | Process::Refused => {}
+            Process::Down(_) | Process::Stopping(..) | Process::Refused | Process::Removed => {}
         }
     }
 
@@ -424,7 +467,7 @@ impl Machine {
         match &mut self.process {
             Process::Up(running) | Process::Stopping(running, ..) => running.runtime.resume(),
             Process::Down(up_at) => *up_at = Some(now),
-            Process::Refused => {}
+            Process::Refused | Process::Removed => {}
         }
     }
 }

@@ -29,6 +29,7 @@ mod clients;
 mod coverage;
 mod ending;
 mod machine;
+mod members;
 mod nemesis;
 mod panics;
 mod plan;

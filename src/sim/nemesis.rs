@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::machine::{Ending, Machine};
+use super::members;
 use super::plan::{Fault, Group};
 use super::transfer;
 use super::world::{Shared, World};
@@ -134,6 +135,7 @@ impl Nemesis {
             Group::Processes => self.begin_on_processes(world, fault, node),
             Group::Disks => self.begin_on_disks(world, fault, node),
             Group::Clocks => begin_on_clocks(world, fault, node),
+            Group::Members => members::begin(world, fault).then_some(Undo::Nothing),
         }
     }
 

@@ -47,6 +47,10 @@ pub(super) enum Fault {
     Skew,
     ClockRate,
     ClockJump,
+    // Members.
+    Grow,
+    Shrink,
+    Replace,
 }
 
 /// Faults that are scheduled together: one of each group at a time.
@@ -56,15 +60,17 @@ pub(super) enum Group {
     Processes,
     Disks,
     Clocks,
+    Members,
 }
 
 impl Group {
-    pub const ALL: [Group; 4] = [Group::Links, Group::Processes, Group::Disks, Group::Clocks];
+    pub const ALL: [Group; 5] =
+        [Group::Links, Group::Processes, Group::Disks, Group::Clocks, Group::Members];
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 30] = [
+    pub const ALL: [Fault; 33] = [
         Fault::Delay,
         Fault::Drop,
         Fault::DropAnswers,
@@ -96,6 +102,9 @@ impl Fault {
         Fault::ClockJump,
         // Last, so that what a seed picked before it was there stays.
         Fault::Transfer,
+        Fault::Grow,
+        Fault::Shrink,
+        Fault::Replace,
     ];
 
     /// The fault in words, for traces and the table of what happened.
@@ -131,6 +140,9 @@ impl Fault {
             Fault::Skew => "clock: skewed",
             Fault::ClockRate => "clock: fast or slow",
             Fault::ClockJump => "clock: jumps",
+            Fault::Grow => "members: one more",
+            Fault::Shrink => "members: one less",
+            Fault::Replace => "members: one replaced",
         }
     }
 
@@ -164,6 +176,7 @@ impl Fault {
                 Group::Disks
             }
             Fault::Skew | Fault::ClockRate | Fault::ClockJump => Group::Clocks,
+            Fault::Grow | Fault::Shrink | Fault::Replace => Group::Members,
         }
     }
 
@@ -187,8 +200,8 @@ impl Fault {
 
     /// Whether it can happen in this mode.
     pub fn applies_to(self, mode: Mode) -> bool {
-        let needs_leader =
-            matches!(self, Fault::IsolateLeader | Fault::PauseLeader | Fault::Transfer);
+        let needs_leader = self.group() == Group::Members
+            || matches!(self, Fault::IsolateLeader | Fault::PauseLeader | Fault::Transfer);
         mode == Mode::Leader || !needs_leader
     }
 }
@@ -201,6 +214,9 @@ const FAIR_ONE_IN: u64 = 40;
 
 /// One world of leader mode in this many has a fixed leader.
 const FIXED_ONE_IN: u64 = 8;
+
+/// One world of leader mode in this many, of those with more than one node, changes its members.
+const MEMBERS_ONE_IN: u64 = 5;
 
 /// One world in this many is gentle, and has each gentle kind of fault so often, in percent.
 const GENTLE_ONE_IN: u64 = 12;
@@ -289,7 +305,7 @@ impl Plan {
         let percent = if gentle { GENTLE_KIND_PERCENT } else { KIND_PERCENT };
         let mut faults: Vec<Fault> = Fault::ALL
             .into_iter()
-            .filter(|fault| fault.applies_to(mode))
+            .filter(|fault| fault.applies_to(mode) && fault.group() != Group::Members)
             .filter(|_| between(0..100) < percent && !fair)
             .filter(|fault| nodes >= fault.least_nodes())
             .filter(|fault| !gentle || fault.is_gentle())
@@ -302,6 +318,8 @@ impl Plan {
             // Without the fixed leader's disk nobody ever leads again, and nothing is promised.
             faults.retain(|fault| *fault != Fault::FlippedBit);
         }
+        let members = mode == Mode::Leader && nodes > 1 && !gentle;
+        let members = members && between(0..MEMBERS_ONE_IN) == 0;
         Plan {
             mode,
             gentle,
@@ -314,7 +332,7 @@ impl Plan {
             load,
             pause,
             sticky_percent,
-            faults,
+            faults: if members { with_members(faults) } else { faults },
             gap,
             lasting,
             sync,
@@ -340,6 +358,14 @@ impl Plan {
     pub fn of_group(&self, group: Group) -> Vec<Fault> {
         self.faults.iter().copied().filter(|fault| fault.group() == group).collect()
     }
+}
+
+/// The faults of a world that changes its members.
+fn with_members(mut faults: Vec<Fault>) -> Vec<Fault> {
+    faults.extend([Fault::Grow, Fault::Shrink, Fault::Replace]);
+    // How many disks may be lost is counted by the nodes that the world began with.
+    faults.retain(|fault| !matches!(fault, Fault::FlippedBit | Fault::WrongDisk));
+    faults
 }
 
 impl fmt::Display for Plan {

@@ -3,15 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::clients::{self, Ids};
 use super::coverage::Coverage;
 use super::ending;
 use super::machine::{Machine, Wires};
+use super::members::Changes;
 use super::nemesis::Nemesis;
 use super::panics;
 use super::plan::{Fault, Plan};
@@ -47,6 +48,9 @@ pub(super) struct Shared {
     pub epoch: Instant,
     trace: Trace,
     notes: Arc<Mutex<Notes>>,
+    changes: Arc<Mutex<Changes>>,
+    /// The highest id of a node that the world has had.
+    nodes: Arc<AtomicU16>,
     /// The last stamp given, in microseconds since the world began.
     last_stamp_us: Arc<AtomicU64>,
 }
@@ -89,6 +93,21 @@ impl Shared {
     /// Whether a promise was seen broken.
     pub fn is_broken(&self) -> bool {
         !self.notes.lock().broken.is_empty()
+    }
+
+    /// What is known of the changes of the members; held for a moment.
+    pub fn changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock()
+    }
+
+    /// The highest id of a node that the world has had.
+    pub fn nodes(&self) -> u16 {
+        self.nodes.load(Ordering::Relaxed)
+    }
+
+    /// An id for one more node.
+    pub fn add_node(&self) -> u16 {
+        self.nodes.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// How many operations clients have asked for.
@@ -170,6 +189,8 @@ pub(super) async fn run(options: SimOptions) -> SimReport {
         trace: Trace::new(),
         routers: Arc::default(),
         notes: Arc::default(),
+        changes: Arc::default(),
+        nodes: Arc::new(AtomicU16::new(plan.nodes)),
         last_stamp_us: Arc::default(),
         runtime: runtime.clone(),
     };

@@ -7,7 +7,7 @@ use quorate::client::{Client, ClientError, Found, ListRequest, Options};
 use quorate::error::{Refusal, WriteError};
 use quorate::types::{NodeId, Outcome, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::sockets::Server;
 
@@ -15,10 +15,13 @@ fn client(server: &Server) -> Client {
     Client::new([&server.address]).expect("a client")
 }
 
-/// A port of the loopback interface that nobody listens on.
-async fn dead_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    listener.local_addr().expect("an address").to_string()
+/// A port of the loopback interface that nobody listens on, nor will while the socket lives: it is
+/// taken, and refuses connections.
+fn dead_address() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = socket.local_addr().expect("an address").to_string();
+    (socket, address)
 }
 
 /// A server that takes one request, says `answer`, and closes.
@@ -117,7 +120,7 @@ async fn the_three_outcomes_of_a_write_stay_apart() {
 
 #[tokio::test]
 async fn a_node_that_is_not_there_was_sent_nothing_and_the_next_is_asked() {
-    let dead = dead_address().await;
+    let (_taken, dead) = dead_address();
     let alone = Client::new([&dead]).expect("a client");
     let failed = alone.delete("a", &Options::default()).await.expect_err("nobody there");
     assert!(matches!(failed, ClientError::NotSent { .. }), "{failed:?}");

@@ -21,7 +21,7 @@ fn the_cluster_is_told_whole_and_in_parts() {
             "leader": 1, "term": 3, "applied_index": 17, "members": members,
         });
         assert_eq!(world.get("/v1/cluster").await.json(), whole);
-        let part = json!({"members": members});
+        let part = json!({"members": members, "removed": [9]});
         assert_eq!(world.get("/v1/cluster/members").await.json(), part);
         let leader =
             json!({"fixed_leader": null, "leader": 1, "term": 3, "client": "127.0.0.1:7001"});

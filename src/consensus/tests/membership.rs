@@ -168,6 +168,26 @@ fn a_change_that_loses_the_quorum_is_refused_with_the_silent_ones_named() {
 }
 
 #[test]
+fn a_quorum_that_is_given_away_is_caught() {
+    let given_away = || {
+        in_a_world(|| async {
+            let mut world = World::new(5, 1_000).await;
+            let leader = world.leader().await;
+            let mut others = (1..=3).filter(|id| NodeId(*id) != leader);
+            let (dead, alive) = (others.next().expect("one"), others.next().expect("another"));
+            world.crash(NodeId(dead));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let run = world.run(leader);
+            let deadline = run.runtime.now() + Duration::from_secs(2);
+            let answer = run.consensus.change_members(remove(alive), deadline).await;
+            !matches!(answer, Err(MemberError::LosesQuorum { .. }))
+        })
+    };
+    assert!(!given_away());
+    assert!(planted::with(Bug::QuorumGivenAway, given_away), "the check sees it");
+}
+
+#[test]
 fn a_replacement_takes_one_step_and_works_for_the_leader_too() {
     in_a_world(|| async {
         let mut world = World::new(9, 1_000).await;
