@@ -297,7 +297,7 @@ fn wrong_options_are_refused_by_name() {
 
 mod processes {
     use super::*;
-    use crate::lab::cluster::{Cluster, ClusterSpec, Counters};
+    use crate::lab::cluster::{Cluster, ClusterSpec};
     use crate::runtime::Runtime;
     use crate::types::Mode;
 
@@ -332,16 +332,5 @@ mod processes {
         cluster.wait_until_ready().await.expect("ready on its old port");
         drop(cluster);
         assert_nobody_lives(&trial);
-    }
-
-    #[test]
-    fn a_counter_that_no_node_has_is_absent_and_one_that_is_new_began_at_zero() {
-        let mut before = Counters::default();
-        before.add_page("quorate_log_syncs_total 5\n");
-        let mut after = Counters::default();
-        after.add_page("quorate_log_syncs_total 7\nquorate_peer_bytes_sent_total 9\n");
-        assert_eq!(after.since(&before, "log_syncs"), Some(2.0));
-        assert_eq!(after.since(&before, "peer_bytes_sent"), Some(9.0));
-        assert_eq!(after.since(&before, "read_repairs"), None);
     }
 }
