@@ -8,6 +8,7 @@
 //! Does not measure what one machine cannot show: real distances, real power loss, other disks.
 
 mod answers;
+pub mod bench;
 pub mod cluster;
 mod compare;
 mod experiments;
