@@ -103,11 +103,9 @@ async fn a_closed_loop_measures_the_same_stall_once_a_connection() {
     closed(ground.workers(4), Duration::from_secs(1)).await.expect("it runs");
     let tally = ground.take_tally().expect("a tally");
     let slow = tally.kept.expect("kept").acknowledged.into_iter();
-    let slow = slow.filter(|write| write.answered_us - write.invoked_us > 250_000).count();
-    assert!(
-        (1..=4).contains(&slow),
-        "{slow} slow answers: this is what coordinated omission hides"
-    );
+    let slow = slow.filter(|write| write.answered_us - write.invoked_us > 250_000).count() as u64;
+    // An open loop of the same length has a third of its arrivals in the stall.
+    assert!(slow > 0 && slow * 10 < tally.counts.done, "{slow} of {}", tally.counts.done);
 }
 
 #[tokio::test]
