@@ -10,12 +10,16 @@ use clap::Args;
 
 use super::client::{Output, parse_time};
 use super::{Exit, complain};
+use crate::config::Engine;
 use crate::lab::bench::options::{
     MAX_CONNECTIONS, MAX_IN_FLIGHT, MAX_KEYS, MAX_KILLS, MAX_NODES, MAX_RATE, MAX_VALUE_BYTES,
     count, size,
 };
 use crate::lab::bench::{BenchOptions, BenchVerdict, Events, StartedNodes, Subject, bench, render};
 use crate::types::Mode;
+
+/// How many nodes a cluster has where nobody says.
+const DEFAULT_NODES: u16 = 3;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,21 +40,21 @@ Exit codes: 0 done, 1 something was lost or not done, 2 something could not be r
 #[derive(Args)]
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(super) struct BenchArgs {
-    /// leader, leaderless or both
-    #[arg(long, default_value = "leader", help_heading = "Nodes", conflicts_with = "targets")]
-    mode: String,
-    /// How many nodes to start
-    #[arg(long, default_value = "3", help_heading = "Nodes", conflicts_with = "targets")]
-    nodes: String,
-    /// The table engine of every node: sled or memory
-    #[arg(long, default_value = "sled", help_heading = "Nodes", conflicts_with = "targets")]
-    engine: String,
+    /// leader, leaderless or both [default: leader]
+    #[arg(long, help_heading = "Nodes")]
+    mode: Option<String>,
+    /// How many nodes to start [default: 3]
+    #[arg(long, help_heading = "Nodes")]
+    nodes: Option<String>,
+    /// The table engine of every node: sled or memory [default: sled]
+    #[arg(long, help_heading = "Nodes")]
+    engine: Option<String>,
     /// A setting of every node, such as leader.heartbeat_ms=50; may be given again
-    #[arg(long, value_name = "NAME=VALUE", help_heading = "Nodes", conflicts_with = "targets")]
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Nodes")]
     set: Vec<String>,
     /// Where the nodes' data lies while it is measured: its disk is what syncs [default: the
     /// directory for temporary files]
-    #[arg(long, value_name = "DIR", help_heading = "Nodes", conflicts_with = "targets")]
+    #[arg(long, value_name = "DIR", help_heading = "Nodes")]
     data_dir: Option<PathBuf>,
     /// Load these running nodes, at their client addresses, instead of starting any
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', help_heading = "Nodes")]
@@ -177,13 +181,11 @@ impl BenchArgs {
 
     fn subject(&self) -> Result<Subject, String> {
         if !self.targets.is_empty() {
+            self.only_targets()?;
             let found = self.targets.iter().map(|target| address(target));
             return Ok(Subject::Running(found.collect::<Result<_, _>>()?));
         }
-        if let Some(setting) = self.set.iter().find(|setting| !setting.contains('=')) {
-            return Err(format!("--set {setting}: expected NAME=VALUE"));
-        }
-        let modes = match self.mode.as_str() {
+        let modes = match self.mode.as_deref().unwrap_or(Mode::Leader.as_str()) {
             "both" => Mode::ALL.to_vec(),
             one => vec![one.parse().map_err(|_: String| {
                 format!("--mode {one}: expected leader, leaderless or both")
@@ -194,11 +196,37 @@ impl BenchArgs {
         Ok(Subject::Started(StartedNodes {
             binary,
             modes,
-            nodes: number("--nodes", &self.nodes, 1..=MAX_NODES, |text| text.parse().ok())? as u16,
-            engine: of_flag("--engine", &self.engine)?,
+            nodes: self.nodes()?,
+            engine: match &self.engine {
+                Some(engine) => of_flag("--engine", engine)?,
+                None => Engine::Sled,
+            },
             settings: self.set.clone(),
             data_dir: self.data_dir.clone().unwrap_or_else(std::env::temp_dir),
         }))
+    }
+
+    fn nodes(&self) -> Result<u16, String> {
+        let Some(nodes) = &self.nodes else { return Ok(DEFAULT_NODES) };
+        Ok(number("--nodes", nodes, 1..=MAX_NODES, |text| text.parse().ok())? as u16)
+    }
+
+    /// Nodes that run already are what they are.
+    fn only_targets(&self) -> Result<(), String> {
+        let data_dir = self.data_dir.as_ref().map(|dir| dir.display().to_string());
+        let given = [
+            ("--mode", self.mode.as_ref()),
+            ("--nodes", self.nodes.as_ref()),
+            ("--engine", self.engine.as_ref()),
+            ("--set", self.set.first()),
+            ("--data-dir", data_dir.as_ref()),
+        ];
+        match given.into_iter().find_map(|(flag, text)| text.map(|text| (flag, text))) {
+            Some((flag, text)) => Err(format!(
+                "{flag} {text}: expected only without --targets, whose nodes are what they are"
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -298,7 +326,8 @@ mod tests {
         let options = read(
             "--mode both --engine memory --nodes 5 --connections 1,16,64 --value-size 256,16k \
              --keys 1m --mix put,get,50/50,local-get --consistency quorum --duration 500ms \
-             --warmup 0 --load --rate 5k --max-in-flight 100 --seed 7 --set a=b --set c=d",
+             --warmup 0 --load --rate 5k --max-in-flight 100 --seed 7 --set leader.heartbeat_ms=50 \
+             --set log=debug",
         )
         .expect("it makes sense");
         assert_eq!(options.connections, [1, 16, 64]);
@@ -331,6 +360,10 @@ mod tests {
             ("--seed -1", &["--seed -1", "expected a number"]),
             ("--rate -5", &["--rate -5", "1 to 1000000"]),
             ("--set a", &["--set a", "NAME=VALUE"]),
+            ("--set leader.hartbeat=1", &["--set leader.hartbeat=1", "leader.heartbeat_ms"]),
+            ("--set leader.heartbeat_ms=soon", &["leader.heartbeat_ms = 'soon'", "--set"]),
+            ("--set mode=leader", &["--set mode=leader", "bench itself decides"]),
+            ("--targets 127.0.0.1:1 --nodes 3", &["--nodes 3", "without --targets"]),
             ("--targets nowhere", &["--targets nowhere", "HOST:PORT"]),
             ("--mix get --consistency strong", &["--consistency", "'strong'", "local"]),
             ("--consistency local", &["--consistency local", "--mix with reads"]),
@@ -351,7 +384,5 @@ mod tests {
             assert!(parts.iter().all(|part| problem.contains(part)), "{line}: {problem}");
             assert!(!problem.contains('\n'), "{line}: {problem}");
         }
-        let both = read("--targets 127.0.0.1:1 --nodes 3").expect_err("one or the other");
-        assert!(both.contains("--targets") && both.contains("--nodes"), "{both}");
     }
 }

@@ -101,14 +101,20 @@ async fn run(options: &BenchOptions, progress: &Progress) -> anyhow::Result<Benc
     let place = Place::make(&options.subject)?;
     let results = Mutex::new(begin(options, &runtime, &place));
     let bench = Bench { runtime: &runtime, options, progress, results: &results, place: &place };
-    let ended = tokio::select! {
+    let (interrupted, ended) = tokio::select! {
         biased;
-        () = interruption() => Err(anyhow::anyhow!("it was interrupted")),
-        ended = bench.everything() => ended,
+        () = interruption() => (true, Ok(())),
+        ended = bench.everything() => (false, ended),
     };
-    place.tidy();
     let mut results = results.into_inner();
-    results.ended_early = ended.err().map(|error| format!("{error:#}"));
+    if ended.is_ok() || interrupted {
+        place.tidy(&results);
+    }
+    results.ended_early = match ended {
+        Ok(()) if interrupted => Some("it was interrupted".to_owned()),
+        Ok(()) => None,
+        Err(error) => Some(place.explain(&error)),
+    };
     results.seconds = runtime.now().duration_since(began).as_secs_f64();
     Ok(results)
 }
@@ -171,12 +177,20 @@ impl Place {
         Ok(Place { directory, own: true })
     }
 
-    /// Removes the directories, unless something was left in them on purpose.
-    fn tidy(&self) {
+    /// Removes the directories, unless what is in them shows how something was lost.
+    fn tidy(&self, results: &BenchResults) {
+        let is_evidence = results.kills.iter().any(|kills| kills.evidence.is_some());
+        if self.own && !is_evidence {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    /// An error, and where to look for its cause.
+    fn explain(&self, error: &anyhow::Error) -> String {
         if self.own {
-            for name in ["data", "logs", ""] {
-                let _ = std::fs::remove_dir(self.directory.join(name));
-            }
+            format!("{error:#} (the nodes' logs: {})", self.directory.join("logs").display())
+        } else {
+            format!("{error:#}")
         }
     }
 }
@@ -235,15 +249,7 @@ impl Bench<'_> {
         let cluster = Cluster::start(self.runtime, spec).await?;
         let nodes = cluster.ids().into_iter().zip(cluster.addresses()).collect();
         let mut stage = self.stage(mode, nodes, Some(cluster));
-        let measured = self.measure(&mut stage, value_bytes).await;
-        let lost = self.results.lock().kills.iter().any(|kills| kills.evidence.is_some());
-        if let Some(cluster) = &mut stage.cluster
-            && measured.is_ok()
-            && !lost
-        {
-            cluster.forget_logs();
-        }
-        measured
+        self.measure(&mut stage, value_bytes).await
     }
 
     fn stage(

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::Engine;
+use crate::config::{Engine, Origin, RawSettings};
 use crate::types::{Level, Mode};
 
 /// More nodes than this on one machine show nothing but its limits.
@@ -110,6 +110,44 @@ pub struct StartedNodes {
     pub data_dir: PathBuf,
 }
 
+/// The settings that follow from a bench's other options, or from where its nodes lie.
+const OWN_SETTINGS: [&str; 8] =
+    ["id", "mode", "peers", "listen", "peer_listen", "advertise", "data_dir", "engine"];
+
+impl StartedNodes {
+    /// Whether every node would take its settings: the same check that the nodes make.
+    fn validate_settings(&self) -> Result<(), String> {
+        for mode in &self.modes {
+            let peers = (1..=self.nodes).map(|id| format!("{id}=127.0.0.1:{}", 8_000 + id));
+            let mut raw = RawSettings::default();
+            let flag = || Origin::Flag("--set".to_owned());
+            let mut add = |name: &str, text: String| raw.add(name, text, flag());
+            let own = [
+                ("id", "1".to_owned()),
+                ("mode", mode.to_string()),
+                ("peers", peers.collect::<Vec<_>>().join(",")),
+            ];
+            for (name, text) in own {
+                add(name, text).map_err(|problem| problem.to_string())?;
+            }
+            for setting in &self.settings {
+                let Some((name, text)) = setting.split_once('=') else {
+                    return Err(format!("--set {setting}: expected NAME=VALUE"));
+                };
+                if OWN_SETTINGS.contains(&name.trim()) {
+                    return Err(format!(
+                        "--set {setting}: expected none that bench itself decides"
+                    ));
+                }
+                add(name.trim(), text.trim().to_owned())
+                    .map_err(|problem| format!("--set {setting}: {problem}"))?;
+            }
+            raw.resolve().map_err(|problem| problem.to_string())?;
+        }
+        Ok(())
+    }
+}
+
 /// What is done to the nodes; where anything is, no plain rows are measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events {
@@ -155,6 +193,9 @@ pub struct BenchOptions {
 impl BenchOptions {
     /// Says what makes no sense together, naming the flag, before anything starts.
     pub fn validate(&self) -> Result<(), String> {
+        if let Subject::Started(started) = &self.subject {
+            started.validate_settings()?;
+        }
         self.validate_levels()?;
         self.validate_events()?;
         let most = self.connections.iter().max().copied().unwrap_or(0);

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::results::{BenchResults, Kills, Restart, Restarts, Row};
 use crate::lab::report::document::{Block, Table};
-use crate::lab::report::words::{bytes, number, time_ms, time_us, when, whole};
+use crate::lab::report::words::{bytes, count, number, time_ms, time_us, when, whole};
 use crate::lab::report::{markdown, terminal as plain};
 use crate::lab::stats::{Percentiles, nearest_rank};
 
@@ -32,7 +32,13 @@ pub fn write(results: &BenchResults, out: &Path) -> anyhow::Result<()> {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     write("bench.json", serde_json::to_string_pretty(results)? + "\n")?;
-    write("bench.md", markdown::render("Quorate: a bench", &blocks(results)))
+    let mut page = Vec::new();
+    if let Some(why) = &results.ended_early {
+        let lines = vec![format!("Not all of it was measured: {why}")];
+        page.push(Block::Banner { bad: true, lines });
+    }
+    page.extend(blocks(results));
+    write("bench.md", markdown::render("Quorate: a bench", &page))
 }
 
 fn blocks(results: &BenchResults) -> Vec<Block> {
@@ -211,10 +217,18 @@ fn notes(results: &BenchResults) -> Vec<String> {
     for row in results.rows.iter().chain(results.kills.iter().map(|kills| &kills.load)) {
         notes.extend(notes_of(row));
     }
+    let late = results.rows.iter().chain(results.kills.iter().map(|kills| &kills.load));
+    if let Some(late) = late.filter_map(|row| row.start_delay).map(|late| late.p99_us).max() {
+        notes.push(format!(
+            "Latency counts from when a request was to start; p99 of how late this program itself \
+             started them: {}.",
+            time_us(late as f64)
+        ));
+    }
     let loaded = if setup.loaded { ", all written first" } else { "" };
     let keys = format!("{} keys{loaded}", whole(setup.keys as u64));
     let whose = match &setup.engine {
-        Some(engine) => format!("{} nodes, {engine} engine", setup.nodes),
+        Some(engine) => format!("{}, {engine} engine", count(setup.nodes as u64, "node")),
         None => format!("nodes at {}", setup.targets.join(", ")),
     };
     let length = match results.rows.is_empty() {
@@ -243,9 +257,6 @@ fn notes(results: &BenchResults) -> Vec<String> {
     if setup.engine.is_some() && machine.data_filesystem == "tmpfs" {
         notes.push("The data lay in memory: syncs cost nothing there. See --data-dir.".to_owned());
     }
-    if let Some(why) = &results.ended_early {
-        notes.push(format!("NOT ALL OF IT WAS MEASURED: {why}"));
-    }
     notes
 }
 
@@ -266,13 +277,8 @@ fn notes_of(row: &Row) -> Vec<String> {
         let superseded = whole(row.superseded);
         notes.push(format!("{name}: {superseded} acknowledged writes had lost to a newer version"));
     }
-    if let Some(offered) = row.offered {
-        let late = row.start_delay.map_or(ABSENT.to_owned(), |late| time_us(late.p99_us as f64));
-        notes.push(format!(
-            "{name}: {} of {} arrivals missed; latency counts from the intended start; this program \
-             started them late by {late} at p99",
-            whole(row.missed), whole(offered)
-        ));
-    }
     notes
 }
+
+#[cfg(test)]
+mod tests;
