@@ -1,9 +1,7 @@
 //! Clients that ask, remember what they were told, and say what it means.
 //!
-//! A [`LabClient`] has one request under way at a time and records every one of them. [`answers`]
+//! A [`LabClient`] has one request under way at a time and records every one of them. `lab::answers`
 //! decides how an answer is read as done, definitely failed or unknown.
-//!
-//! [`answers`]: super::answers
 
 use std::net::SocketAddr;
 use std::sync::Arc;

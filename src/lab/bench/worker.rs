@@ -285,10 +285,15 @@ fn of_write(called: Result<Answer<'_>, Failure>) -> Reply {
         Ok(answer) => answer,
         Err(failure) => return unanswered(&failure, write_failed(&failure)),
     };
-    let ended = write_ended(answer.status, answer.body);
+    let version = answer.header("etag").and_then(|text| text.trim_matches('"').parse().ok());
+    let ended = match write_ended(answer.status, answer.body) {
+        // Without a readable version it cannot be checked: nobody knows what was written.
+        Ended::Ok if version.is_none() => Ended::Unknown,
+        ended => ended,
+    };
     Reply {
         ended,
-        version: answer.header("etag").and_then(|text| text.trim_matches('"').parse().ok()),
+        version,
         not_found: false,
         superseded: answer.header("quorate-superseded").is_some(),
         error: (ended != Ended::Ok).then(|| code_of(answer.status, answer.body)),

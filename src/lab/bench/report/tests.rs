@@ -104,7 +104,7 @@ fn the_tables_say_what_was_measured_what_was_not_and_what_went_wrong() {
         "200.00 MiB",
         "2 no-leader",
         "7 reads found nothing; --load",
-        "started them: 3.00 ms",
+        "started them: 3 ms.",
         "3 nodes, sled engine, 10,000 keys, 2 s a row after 1 s",
     ] {
         assert!(text.contains(part), "'{part}' is not in:\n{text}");
