@@ -18,6 +18,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::bench::{
+    BenchOptions, BenchResults, BenchVerdict, Events, StartedNodes, Subject, bench,
+};
 use super::compare::{CompareOptions, compare_with};
 use super::experiments::{Plan, killed_node, stale_reads, throughput};
 use super::progress::Progress;
@@ -282,6 +285,50 @@ fn a_server_that_does_not_start_is_reported_with_its_last_words_and_its_log_kept
     let page = fs::read_to_string(trial.out().join("report.md")).expect("written all the same");
     assert!(page.contains("no such engine"));
     assert!(report::terminal::render(&results, trial.out()).contains("no such engine"));
+}
+
+/// A bench that kills one node of a stand-in with a fault.
+fn bench_with_a_kill(fault: &str) -> BenchResults {
+    let trial = Trial::new(fault, &[]);
+    let started = StartedNodes {
+        binary: trial.options.binary.clone(),
+        modes: vec![crate::types::Mode::Leader],
+        nodes: 3,
+        engine: trial.options.engine,
+        settings: Vec::new(),
+        data_dir: trial.folder.path().to_owned(),
+    };
+    let options = BenchOptions {
+        subject: Subject::Started(started),
+        connections: vec![4],
+        value_bytes: vec![64],
+        keys: 50,
+        mixes: vec!["put".parse().expect("a mix")],
+        level: None,
+        rate_per_second: Some(100),
+        max_in_flight: 1_000,
+        duration: Duration::from_secs(1),
+        warm_up: Duration::ZERO,
+        load: false,
+        seed: 1,
+        events: Events { kill_follower: 1, ..Events::default() },
+        out: None,
+    };
+    options.validate().expect("it makes sense");
+    let results = bench(&options).expect("it runs");
+    assert_eq!(results.ended_early, None);
+    assert!(results.kills[0].acknowledged_writes > 0);
+    assert_nobody_lives(&trial);
+    results
+}
+
+#[test]
+fn a_bench_finds_acknowledged_writes_that_were_dropped_and_none_where_none_was() {
+    let kept = bench_with_a_kill("none");
+    assert_eq!((kept.kills[0].lost_writes, kept.verdict()), (0, BenchVerdict::Done));
+    let lost = bench_with_a_kill("lose");
+    assert!(lost.kills[0].lost_writes > 0, "{:#?}", lost.kills);
+    assert!(matches!(lost.verdict(), BenchVerdict::Failed(_)));
 }
 
 #[test]
