@@ -159,11 +159,11 @@ fn of_kills(kills: &Kills) -> Vec<Block> {
         [kills.mode.as_str(), "first write", "longest gap", "ready again", "failed", "unknown"];
     let gap = kills.gap.map_or("no write was served again".to_owned(), |gap| {
         format!(
-            "until the first write after a kill: p50 {}, p99 {}, max {} ({} kills)",
+            "until the first write after a kill: p50 {}, p99 {}, max {} ({})",
             time_ms(gap.p50_ms),
             time_ms(gap.p99_ms),
             time_ms(gap.max_ms),
-            gap.count
+            count(gap.count as u64, "kill")
         )
     });
     let kept = format!(
