@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::types::Mode;
 
+mod bench;
 mod check;
 mod client;
 mod compare;
@@ -57,6 +58,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Put both modes through the same loads and the same fault, check them, and write a report
     Compare(compare::CompareArgs),
+    /// Put load on a throw-away cluster, or on running nodes, and say what it costs
+    Bench(bench::BenchArgs),
     /// Run whole clusters under faults in simulated time, from seeds, and check what they promise
     Sim(simulate::SimArgs),
     /// Kill, pause, cut off and mislead the nodes of a throw-away cluster under load, and check it
@@ -98,6 +101,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Sim(args) => simulate::run(&args),
         Command::Nemesis(args) => nemesis::run(&args),
         Command::RealFiles(args) => real_files::run(&args),

@@ -7,7 +7,6 @@
 //! Does not imitate power loss: a killed process leaves what it wrote in the page cache of the
 //! kernel, synced or not.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
@@ -21,6 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::http::Connection;
 use super::process;
 use super::proxy::Links;
+use super::readings::Counters;
 use crate::config::Engine;
 use crate::runtime::Runtime;
 use crate::types::Mode;
@@ -34,6 +34,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// How often a node that is not ready yet is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(25);
+/// How often, and with which pause, nodes are asked for their leader.
+const LEADER_TRIES: usize = 50;
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// Ports are drawn from below the range that the kernel gives to outgoing connections (32768 and
 /// up), so that no load connection takes the port of a node that is about to be restarted.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
@@ -58,34 +61,6 @@ pub struct ClusterSpec {
     pub logs_dir: PathBuf,
     /// Further flags of every node.
     pub flags: Vec<String>,
-}
-
-/// Sums of the nodes' counters, by their names in `/metrics`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Counters(BTreeMap<String, f64>);
-
-impl Counters {
-    /// Adds what one node's metrics page says; labels are summed up.
-    pub fn add_page(&mut self, page: &str) {
-        for line in page.lines().filter(|line| !line.starts_with('#')) {
-            let Some((name, value)) = line.rsplit_once(' ') else { continue };
-            let name = name.split_once('{').map_or(name, |(name, _)| name);
-            if let Ok(value) = value.parse::<f64>() {
-                *self.0.entry(name.to_owned()).or_default() += value;
-            }
-        }
-    }
-
-    /// The counter `name`, without prefix and suffix; `None` where no node has it.
-    pub fn get(&self, name: &str) -> Option<f64> {
-        self.0.get(&format!("quorate_{name}_total")).copied()
-    }
-
-    /// How much the counter `name` grew since `earlier`; `None` where no node has it.
-    pub fn since(&self, earlier: &Counters, name: &str) -> Option<f64> {
-        // A family without any label yet is not on the page: that is zero.
-        self.get(name).map(|now| now - earlier.get(name).unwrap_or(0.0))
-    }
 }
 
 /// Running processes; killed when dropped.
@@ -248,6 +223,18 @@ impl Cluster {
         Ok(None)
     }
 
+    /// The same, once one is known: a cluster that has just started, or lost its leader, may need
+    /// a moment.
+    pub async fn known_leader(&self) -> anyhow::Result<usize> {
+        for _ in 0..LEADER_TRIES {
+            if let Some(leader) = self.leader().await? {
+                return Ok(leader);
+            }
+            self.runtime.sleep(LEADER_PAUSE).await;
+        }
+        Err(anyhow!("no node names a leader"))
+    }
+
     /// Ends a node at once, as `kill -9` does, and waits until it is gone.
     pub fn kill(&mut self, index: usize) -> anyhow::Result<()> {
         let member = &mut self.members[index];
@@ -366,6 +353,19 @@ impl Cluster {
         self.running().map(process::cpu_time).collect()
     }
 
+    /// The most memory that each running node had resident since [`Cluster::forget_peaks`], or
+    /// since it was started where the kernel does not forget, in bytes.
+    pub fn peak_resident_bytes(&self) -> anyhow::Result<Vec<u64>> {
+        self.running().map(process::peak_resident_bytes).collect()
+    }
+
+    /// Begins to look for the most resident memory anew, where the kernel allows that.
+    pub fn forget_peaks(&self) {
+        for pid in self.running() {
+            process::forget_peak(pid);
+        }
+    }
+
     /// Resident memory of each running node, in bytes.
     pub fn resident_bytes(&self) -> anyhow::Result<Vec<u64>> {
         self.running().map(process::resident_bytes).collect()
@@ -377,14 +377,9 @@ impl Cluster {
 
     /// The sum of all running nodes' counters.
     pub async fn counters(&self) -> anyhow::Result<Counters> {
-        let mut counters = Counters::default();
-        for (index, member) in self.members.iter().enumerate() {
-            if member.child.is_some() {
-                let page = self.ask(index, "/metrics").await?;
-                counters.add_page(&String::from_utf8_lossy(&page));
-            }
-        }
-        Ok(counters)
+        let running = self.members.iter().filter(|member| member.child.is_some());
+        let addresses: Vec<SocketAddr> = running.map(|member| member.listen).collect();
+        Counters::of(&self.runtime, &addresses).await
     }
 
     /// Says that something went wrong: the nodes' data stays where it is. Gives the directory.

@@ -145,7 +145,7 @@ async fn run(
 }
 
 /// Waits for Ctrl-C or a polite request to end.
-async fn interruption() {
+pub(super) async fn interruption() {
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(mut interrupt), Ok(mut terminate)) => {
             tokio::select! {

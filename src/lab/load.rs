@@ -1,14 +1,15 @@
 //! Clients that ask, remember what they were told, and say what it means.
 //!
-//! A [`LabClient`] has one request under way at a time and records every one of them. How an answer
-//! is read as done, definitely failed or unknown is decided here, once, for all experiments.
+//! A [`LabClient`] has one request under way at a time and records every one of them. `lab::answers`
+//! decides how an answer is read as done, definitely failed or unknown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::http::{Answer, Connection, Failure};
+use super::answers::{write_ended, write_failed};
+use super::http::{Answer, Connection};
 use crate::history::{Action, Ended, Item, Op, Served, Value};
 use crate::history::{Seeded, ValueId};
 use crate::runtime::{Instant, Runtime};
@@ -329,26 +330,6 @@ fn note_answer(op: &mut Op, answer: &Answer) {
     op.served = answer.header("quorate-consistency").and_then(|text| text.parse::<Served>().ok());
 }
 
-/// What became of a write that was answered. The answer's own word counts where it has one; a
-/// status that the API gives to definite refusals is believed; everything else is unknown.
-fn write_ended(status: u16, body: &[u8]) -> Ended {
-    if (200..300).contains(&status) {
-        return Ended::Ok;
-    }
-    let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let outcome = problem.as_ref().and_then(|problem| problem.get("outcome")?.as_str());
-    match (outcome, status) {
-        (Some("not_applied"), _) => Ended::Failed,
-        (Some(_), _) => Ended::Unknown,
-        (None, 400..=499 | 501 | 503) => Ended::Failed,
-        (None, _) => Ended::Unknown,
-    }
-}
-
-fn write_failed(failure: &Failure) -> Ended {
-    if failure.sent { Ended::Unknown } else { Ended::Failed }
-}
-
 /// Reads every key through every node at the mode's default level, once everything has settled.
 pub async fn read_back(scene: &Arc<Scene>, keys: &[Key]) -> Vec<Op> {
     read_back_at(scene, keys, Ask::default_for(scene.mode)).await
@@ -387,28 +368,6 @@ pub async fn read_back_at(scene: &Arc<Scene>, keys: &[Key], ask: Ask) -> Vec<Op>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_write_is_unknown_unless_the_answer_rules_it_out() {
-        let problem = |outcome: &str| format!(r#"{{"code":"x","outcome":"{outcome}"}}"#);
-        assert_eq!(write_ended(204, b""), Ended::Ok);
-        for status in [400, 412, 413, 421, 429, 501, 503] {
-            assert_eq!(write_ended(status, b""), Ended::Failed, "{status}");
-        }
-        for status in [302, 500, 502, 504, 599] {
-            assert_eq!(write_ended(status, b"oops"), Ended::Unknown, "{status}");
-        }
-        assert_eq!(write_ended(503, problem("unknown").as_bytes()), Ended::Unknown);
-        assert_eq!(write_ended(500, problem("not_applied").as_bytes()), Ended::Failed);
-        assert_eq!(write_ended(504, problem("unknown").as_bytes()), Ended::Unknown);
-    }
-
-    #[test]
-    fn only_a_request_that_was_never_sent_definitely_failed() {
-        let failure = |sent| Failure { sent, detail: String::new() };
-        assert_eq!(write_failed(&failure(false)), Ended::Failed);
-        assert_eq!(write_failed(&failure(true)), Ended::Unknown);
-    }
 
     #[test]
     fn a_list_is_kept_with_versions_and_names_and_one_that_cannot_be_read_is_no_answer() {

@@ -7,6 +7,8 @@
 //!
 //! Does not measure what one machine cannot show: real distances, real power loss, other disks.
 
+mod answers;
+pub mod bench;
 pub mod cluster;
 mod compare;
 mod experiments;
@@ -16,9 +18,11 @@ pub mod nemesis;
 pub mod process;
 mod progress;
 pub mod proxy;
+pub mod readings;
 pub mod real_files;
 mod report;
 pub mod results;
+mod running;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,25 @@ pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
+/// The most memory that the process `pid` had resident so far, in bytes.
+pub fn peak_resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    peak_of(&text).ok_or_else(|| anyhow!("{path} has an unknown form"))
+}
+
+fn peak_of(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// Lets the kernel look for the peak of the process `pid` anew. Some kernels refuse; the peak is
+/// then that of the whole life of the process.
+pub fn forget_peak(pid: u32) {
+    let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
+}
+
 /// Facts about the machine, as far as they can be found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
@@ -110,8 +129,15 @@ mod tests {
         let own = std::process::id();
         let before = cpu_time(own).expect("readable");
         assert!(resident_bytes(own).expect("readable") > 100_000);
+        assert!(peak_resident_bytes(own).expect("readable") > 100_000);
         assert!(cpu_time(own).expect("readable") >= before);
         assert!(cpu_time(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn the_peak_is_read_in_bytes() {
+        assert_eq!(peak_of("VmPeak:\t  9 kB\nVmHWM:\t    6120 kB\n"), Some(6120 * 1024));
+        assert_eq!(peak_of("VmPeak:\t  9 kB\n"), None);
     }
 
     #[test]

@@ -18,6 +18,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::bench::{
+    BenchOptions, BenchResults, BenchVerdict, Events, StartedNodes, Subject, bench,
+};
 use super::compare::{CompareOptions, compare_with};
 use super::experiments::{Plan, killed_node, stale_reads, throughput};
 use super::progress::Progress;
@@ -284,6 +287,50 @@ fn a_server_that_does_not_start_is_reported_with_its_last_words_and_its_log_kept
     assert!(report::terminal::render(&results, trial.out()).contains("no such engine"));
 }
 
+/// A bench that kills one node of a stand-in with a fault.
+fn bench_with_a_kill(fault: &str) -> BenchResults {
+    let trial = Trial::new(fault, &[]);
+    let started = StartedNodes {
+        binary: trial.options.binary.clone(),
+        modes: vec![crate::types::Mode::Leader],
+        nodes: 3,
+        engine: trial.options.engine,
+        settings: Vec::new(),
+        data_dir: trial.folder.path().to_owned(),
+    };
+    let options = BenchOptions {
+        subject: Subject::Started(started),
+        connections: vec![4],
+        value_bytes: vec![64],
+        keys: 50,
+        mixes: vec!["put".parse().expect("a mix")],
+        level: None,
+        rate_per_second: Some(100),
+        max_in_flight: 1_000,
+        duration: Duration::from_secs(1),
+        warm_up: Duration::ZERO,
+        load: false,
+        seed: 1,
+        events: Events { kill_follower: 1, ..Events::default() },
+        out: None,
+    };
+    options.validate().expect("it makes sense");
+    let results = bench(&options).expect("it runs");
+    assert_eq!(results.ended_early, None);
+    assert!(results.kills[0].acknowledged_writes > 0);
+    assert_nobody_lives(&trial);
+    results
+}
+
+#[test]
+fn a_bench_finds_acknowledged_writes_that_were_dropped_and_none_where_none_was() {
+    let kept = bench_with_a_kill("none");
+    assert_eq!((kept.kills[0].lost_writes, kept.verdict()), (0, BenchVerdict::Done));
+    let lost = bench_with_a_kill("lose");
+    assert!(lost.kills[0].lost_writes > 0, "{:#?}", lost.kills);
+    assert!(matches!(lost.verdict(), BenchVerdict::Failed(_)));
+}
+
 #[test]
 fn wrong_options_are_refused_by_name() {
     let mut options = CompareOptions::new(PathBuf::from("quorate"));
@@ -297,7 +344,7 @@ fn wrong_options_are_refused_by_name() {
 
 mod processes {
     use super::*;
-    use crate::lab::cluster::{Cluster, ClusterSpec, Counters};
+    use crate::lab::cluster::{Cluster, ClusterSpec};
     use crate::runtime::Runtime;
     use crate::types::Mode;
 
@@ -332,16 +379,5 @@ mod processes {
         cluster.wait_until_ready().await.expect("ready on its old port");
         drop(cluster);
         assert_nobody_lives(&trial);
-    }
-
-    #[test]
-    fn a_counter_that_no_node_has_is_absent_and_one_that_is_new_began_at_zero() {
-        let mut before = Counters::default();
-        before.add_page("quorate_log_syncs_total 5\n");
-        let mut after = Counters::default();
-        after.add_page("quorate_log_syncs_total 7\nquorate_peer_bytes_sent_total 9\n");
-        assert_eq!(after.since(&before, "log_syncs"), Some(2.0));
-        assert_eq!(after.since(&before, "peer_bytes_sent"), Some(9.0));
-        assert_eq!(after.since(&before, "read_repairs"), None);
     }
 }

@@ -11,13 +11,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
-
 use super::{Outcome, Stage};
 use crate::history::Seeded;
 use crate::history::{Action, Ended, Op};
 use crate::lab::load::{Ask, LabClient, Scene, read_back};
 use crate::lab::results::{Bucket, KilledNode};
+use crate::lab::stats::longest_gap;
 use crate::lab::workload::keys;
 use crate::types::{Key, Mode};
 
@@ -25,9 +24,6 @@ use crate::types::{Key, Mode};
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// The timeline counts answers in slices of this length.
 const BUCKET_MS: u64 = 100;
-/// How often, and with which pause, the leader is asked for before the kill.
-const LEADER_TRIES: usize = 50;
-const LEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// How much to do.
 #[derive(Clone, Debug)]
@@ -107,15 +103,7 @@ async fn choose_victim(stage: &Stage<'_>) -> anyhow::Result<(usize, bool)> {
             let nodes = stage.cluster.ids().len();
             Ok((Seeded::derived(stage.seed, "victim", 0).below(nodes), false))
         }
-        Mode::Leader => {
-            for _ in 0..LEADER_TRIES {
-                if let Some(leader) = stage.cluster.leader().await? {
-                    return Ok((leader, true));
-                }
-                stage.runtime.sleep(LEADER_PAUSE).await;
-            }
-            Err(anyhow!("no node names a leader to kill"))
-        }
+        Mode::Leader => Ok((stage.cluster.known_leader().await?, true)),
     }
 }
 
@@ -201,17 +189,11 @@ fn end_of_schedule(plan: &Plan, times: Times) -> u64 {
     times.began_us + (plan.before + plan.down + plan.after).as_micros() as u64
 }
 
-/// The longest time between two done operations of this kind within the window, whose ends count
-/// as done operations.
-fn longest_gap_ms(ops: &[Op], action: Action, (from_us, to_us): (u64, u64)) -> f64 {
+/// The longest time between two done operations of this kind within the window.
+fn longest_gap_ms(ops: &[Op], action: Action, window: (u64, u64)) -> f64 {
     let done = |op: &&Op| op.action == action && op.ended == Ended::Ok;
-    let inside = |at_us: &u64| (from_us..to_us).contains(at_us);
-    let mut at_us: Vec<u64> =
-        ops.iter().filter(done).map(|op| op.answered_us).filter(inside).collect();
-    at_us.extend([from_us, to_us]);
-    at_us.sort_unstable();
-    let longest = at_us.windows(2).map(|pair| pair[1] - pair[0]).max();
-    longest.unwrap_or(0) as f64 / 1e3
+    let answered = ops.iter().filter(done).map(|op| op.answered_us);
+    longest_gap(answered, window) as f64 / 1e3
 }
 
 /// What clients were told in each slice of time. A request counts when its client was told.

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::{Outcome, Stage, VALUE_BYTES};
 use crate::history::{Action, Ended, Op};
-use crate::lab::cluster::{Cluster, Counters};
+use crate::lab::cluster::Cluster;
 use crate::lab::load::{Ask, LabClient, Scene, read_back};
+use crate::lab::readings::{Costs, Readings};
 use crate::lab::results::{Counts, Idle, Load, Throughput};
 use crate::lab::stats::Latencies;
 use crate::types::Key;
@@ -138,17 +139,6 @@ async fn one_client(
     client.ops
 }
 
-/// Everything that is read before and after a load.
-struct Readings {
-    cpu: Duration,
-    counters: Counters,
-}
-
-async fn readings(cluster: &Cluster) -> anyhow::Result<Readings> {
-    let counters = cluster.counters().await?;
-    Ok(Readings { cpu: cluster.cpu_times()?.iter().sum(), counters })
-}
-
 async fn measure(
     cluster: &Cluster,
     scene: &Arc<Scene>,
@@ -156,15 +146,14 @@ async fn measure(
     shape: Shape,
     length: Duration,
 ) -> anyhow::Result<(Load, Vec<Op>)> {
-    let before = readings(cluster).await?;
+    let before = Readings::of_cluster(cluster).await?;
     let began_us = scene.now_us();
     let ops = closed_loop(scene, keys, shape, length).await?;
     let seconds = (scene.now_us() - began_us) as f64 / 1e6;
-    let after = readings(cluster).await?;
+    let after = Readings::of_cluster(cluster).await?;
     let counts = count(&ops);
     let done = counts.done as f64;
-    let per_op = |name| after.counters.since(&before.counters, name).map(|grown| grown / done);
-    let some = |figure: f64| (counts.done > 0).then_some(figure);
+    let costs = Costs::between(&before, &after, done);
     let latencies = ops.iter().filter(|op| op.ended == Ended::Ok);
     let latencies = Latencies::of(latencies.map(|op| op.answered_us - op.invoked_us))?;
     let load = Load {
@@ -174,10 +163,10 @@ async fn measure(
         counts,
         per_second: done / seconds,
         latency: latencies.percentiles(),
-        cpu_us_per_op: some(after.cpu.saturating_sub(before.cpu).as_micros() as f64 / done),
-        syncs_per_op: per_op("log_syncs").and_then(some),
-        messages_per_op: per_op("peer_messages_sent").and_then(some),
-        peer_bytes_per_op: per_op("peer_bytes_sent").and_then(some),
+        cpu_us_per_op: costs.cpu_us,
+        syncs_per_op: costs.syncs,
+        messages_per_op: costs.messages,
+        peer_bytes_per_op: costs.peer_bytes,
         resident_bytes: cluster.resident_bytes().ok().map(|nodes| nodes.iter().sum()),
     };
     Ok((load, ops))
@@ -198,18 +187,17 @@ pub fn count<'a>(ops: impl IntoIterator<Item = &'a Op>) -> Counts {
 
 async fn measure_idle(stage: &Stage<'_>, length: Duration) -> anyhow::Result<Idle> {
     stage.runtime.sleep(SETTLE).await;
-    let before = readings(stage.cluster).await?;
+    let before = Readings::of_cluster(stage.cluster).await?;
     let began = stage.runtime.now();
     stage.runtime.sleep(length).await;
-    let after = readings(stage.cluster).await?;
+    let after = Readings::of_cluster(stage.cluster).await?;
     let seconds = stage.runtime.now().duration_since(began).as_secs_f64();
-    let per_second =
-        |name| after.counters.since(&before.counters, name).map(|grown| grown / seconds);
+    let costs = Costs::between(&before, &after, seconds);
     Ok(Idle {
         seconds,
-        cpu_us_per_second: Some(after.cpu.saturating_sub(before.cpu).as_micros() as f64 / seconds),
-        syncs_per_second: per_second("log_syncs"),
-        messages_per_second: per_second("peer_messages_sent"),
-        peer_bytes_per_second: per_second("peer_bytes_sent"),
+        cpu_us_per_second: costs.cpu_us,
+        syncs_per_second: costs.syncs,
+        messages_per_second: costs.messages,
+        peer_bytes_per_second: costs.peer_bytes,
     })
 }

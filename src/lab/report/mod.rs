@@ -4,9 +4,9 @@
 //! `results.json` holds the figures themselves, and the terminal gets a short table. Every number
 //! comes from the results. What could not be measured is said, with its reason.
 
-mod document;
+pub(in crate::lab) mod document;
 mod html;
-mod markdown;
+pub(in crate::lab) mod markdown;
 mod plots;
 mod sections;
 mod setup;
@@ -14,7 +14,7 @@ mod summary;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(in crate::lab) mod words;
 
 use std::path::Path;
 

@@ -161,7 +161,7 @@ fn cells(row: &Row, contestants: &[Contestant]) -> Vec<String> {
 }
 
 /// A table of plain text; the first column is flush left, the others flush right.
-fn table(head: &[String], rows: &[Vec<String>]) -> String {
+pub(in crate::lab) fn table(head: &[String], rows: &[Vec<String>]) -> String {
     let all = || std::iter::once(head).chain(rows.iter().map(Vec::as_slice));
     let width = |column: usize| {
         all().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)

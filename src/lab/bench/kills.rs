@@ -1,0 +1,284 @@
+//! Nodes killed one after the other under a steady load: how long writes stop, and whether one is
+//! lost.
+//!
+//! The load is an open loop, so that it is as steady while a node is down as before. Each kill is a
+//! SIGKILL; the node is started again over its data a while later, and the next kill comes once
+//! every node is ready. In the end every key that was written is read through every node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use super::gaps::{Gap, Struck, gaps};
+use super::ledger::{Answer, Lost, ReadBack, Written, lost};
+use super::options::STEADY_RATE;
+use super::pace::{open, stop};
+use super::results::{GapSummary, Kill, Kills};
+use super::schedule::Schedule;
+use super::stage::{Load, Stage};
+use super::worker::{Ground, Kept, TIMEOUT, prefix};
+use crate::history::{Ended, Seeded};
+use crate::lab::cluster::Cluster;
+use crate::lab::load::{Scene, read_back};
+use crate::lab::stats::nearest_rank;
+use crate::lab::workload::key;
+use crate::types::{Key, Mode};
+
+/// The load runs undisturbed for this long before each kill, and after the last restart.
+const STEADY_FOR: Duration = Duration::from_millis(1_500);
+/// A killed node stays down for this long.
+const DOWN_FOR: Duration = Duration::from_secs(2);
+/// How many keys are read back at a time: every answer is kept until they are judged.
+const READ_BACK_KEYS: usize = 10_000;
+
+/// Whom to kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victims {
+    Leader,
+    /// One that does not lead; any node where none leads.
+    Follower,
+}
+
+impl Victims {
+    fn as_str(self, mode: Mode) -> &'static str {
+        match (self, mode) {
+            (Victims::Leader, _) => "leader",
+            (Victims::Follower, Mode::Leader) => "follower",
+            (Victims::Follower, Mode::Leaderless) => "node",
+        }
+    }
+}
+
+/// A kill, with its times on the load's clock.
+struct Strike {
+    node: u16,
+    struck: Struck,
+    ready_us: u64,
+}
+
+/// Kills `times` nodes.
+pub async fn run(
+    stage: &mut Stage<'_>,
+    load: Load,
+    victims: Victims,
+    times: u32,
+) -> anyhow::Result<Kills> {
+    let rate_per_second = load.rate_per_second.unwrap_or(STEADY_RATE);
+    let load = Load { rate_per_second: Some(rate_per_second), ..load };
+    let ground = stage.ground(load, true)?;
+    let mut cluster = stage.cluster.take().context("the nodes are not bench's own")?;
+    let ran = under_load(stage, &mut cluster, &ground, load, (victims, times)).await;
+    let ended = match ran {
+        Ok((strikes, offered)) => {
+            let found = judge(stage, &mut cluster, &ground, load, victims, strikes).await;
+            found.map(|mut kills| {
+                offered.note(&mut kills.load);
+                kills
+            })
+        }
+        Err(error) => Err(error),
+    };
+    stage.cluster = Some(cluster);
+    ended
+}
+
+async fn under_load(
+    stage: &Stage<'_>,
+    cluster: &mut Cluster,
+    ground: &Arc<Ground>,
+    load: Load,
+    (victims, times): (Victims, u32),
+) -> anyhow::Result<(Vec<Strike>, super::pace::Offered)> {
+    let (stop, stopped) = stop();
+    let workers = ground.workers(load.connections);
+    let schedule = Schedule::new(load.rate_per_second.unwrap_or(STEADY_RATE), u64::MAX);
+    let strikes = async {
+        let strikes = strike_in_turn(stage, cluster, ground, (victims, times)).await;
+        // Whether it went well or not, the load ends here.
+        drop(stop);
+        strikes
+    };
+    let load = open(workers, schedule, stage.options.max_in_flight, stopped);
+    let (strikes, load) = tokio::join!(biased; strikes, load);
+    Ok((strikes?, load?.1))
+}
+
+async fn strike_in_turn(
+    stage: &Stage<'_>,
+    cluster: &mut Cluster,
+    ground: &Arc<Ground>,
+    (victims, times): (Victims, u32),
+) -> anyhow::Result<Vec<Strike>> {
+    let mut strikes = Vec::new();
+    let mut random = Seeded::derived(stage.options.seed, "bench-victim", 0);
+    let who = victims.as_str(stage.mode);
+    for number in 1..=times {
+        stage.runtime.sleep(STEADY_FOR).await;
+        let victim = choose(stage, cluster, victims, &mut random).await?;
+        let node = stage.nodes[victim].0;
+        stage
+            .progress
+            .step(&format!("{}: {who} {node} is killed ({number} of {times})", stage.mode));
+        let killed_us = ground.now_us();
+        cluster.kill(victim)?;
+        let gone_us = ground.now_us();
+        stage.runtime.sleep(DOWN_FOR).await;
+        let restarted_us = ground.now_us();
+        cluster.restart(victim)?;
+        cluster.wait_until_ready().await?;
+        let ready_us = ground.now_us() - restarted_us;
+        ground.returns.fetch_add(1, Ordering::Relaxed);
+        strikes.push(Strike { node, struck: Struck { killed_us, gone_us }, ready_us });
+    }
+    stage.runtime.sleep(STEADY_FOR).await;
+    Ok(strikes)
+}
+
+async fn choose(
+    stage: &Stage<'_>,
+    cluster: &Cluster,
+    victims: Victims,
+    random: &mut Seeded,
+) -> anyhow::Result<usize> {
+    let nodes = stage.nodes.len();
+    if stage.mode == Mode::Leaderless {
+        return Ok(random.below(nodes));
+    }
+    let leader = cluster.known_leader().await?;
+    if victims == Victims::Leader {
+        return Ok(leader);
+    }
+    ensure!(nodes > 1, "there is no follower");
+    Ok((leader + 1 + random.below(nodes - 1)) % nodes)
+}
+
+async fn judge(
+    stage: &Stage<'_>,
+    cluster: &mut Cluster,
+    ground: &Arc<Ground>,
+    load: Load,
+    victims: Victims,
+    strikes: Vec<Strike>,
+) -> anyhow::Result<Kills> {
+    let ended_us = ground.now_us();
+    let mut tally = ground.take_tally()?;
+    let row = stage.row(load, &tally, ended_us as f64 / 1e6)?;
+    let kept = tally.kept.take().unwrap_or_default();
+    stage.progress.step(&format!("{}: reading back what was written", stage.mode));
+    cluster.wait_until_ready().await?;
+    let lost = read_all_back(stage, load, &kept.written).await?;
+    let kills = kills(&strikes, &kept, ended_us);
+    let evidence = (lost.writes > 0).then(|| cluster.keep_data().display().to_string());
+    Ok(Kills {
+        mode: stage.mode,
+        victims: victims.as_str(stage.mode).to_owned(),
+        gap: summary(&kills),
+        kills,
+        load: row,
+        acknowledged_writes: kept.written.len() as u64,
+        lost_writes: lost.writes,
+        unread_keys: lost.unread_keys,
+        examples: lost.examples,
+        evidence,
+    })
+}
+
+fn kills(strikes: &[Strike], kept: &Kept, ended_us: u64) -> Vec<Kill> {
+    let struck: Vec<Struck> = strikes.iter().map(|strike| strike.struck).collect();
+    let found = gaps(&kept.acknowledged, &struck, ended_us);
+    let until = |index: usize| struck.get(index + 1).map_or(ended_us, |next| next.killed_us);
+    let kill = |(index, (strike, gap)): (usize, (&Strike, &Gap))| {
+        let window = strike.struck.killed_us..until(index);
+        let undone = |ended| {
+            let of_kind = kept.undone.iter().filter(|(_, how)| *how == ended);
+            of_kind.filter(|(at_us, _)| window.contains(at_us)).count() as u64
+        };
+        Kill {
+            node: strike.node,
+            first_write_ms: gap.first_write_us.map(in_ms),
+            longest_gap_ms: in_ms(gap.longest_us),
+            ready_ms: in_ms(strike.ready_us),
+            failed: undone(Ended::Failed),
+            unknown: undone(Ended::Unknown),
+        }
+    };
+    strikes.iter().zip(&found).enumerate().map(kill).collect()
+}
+
+fn in_ms(time_us: u64) -> f64 {
+    time_us as f64 / 1e3
+}
+
+fn summary(kills: &[Kill]) -> Option<GapSummary> {
+    let gaps_us: Vec<u64> = kills
+        .iter()
+        .filter_map(|kill| kill.first_write_ms.map(|gap_ms| (gap_ms * 1e3).round() as u64))
+        .collect();
+    let at = |share| nearest_rank(&gaps_us, share).map(in_ms);
+    Some(GapSummary { count: gaps_us.len(), p50_ms: at(0.5)?, p99_ms: at(0.99)?, max_ms: at(1.0)? })
+}
+
+/// Reads every written key through every node, at the mode's default level.
+async fn read_all_back(stage: &Stage<'_>, load: Load, written: &[Written]) -> anyhow::Result<Lost> {
+    let mut numbers: Vec<u32> = written.iter().map(|write| write.key).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let (seed, nodes) = (stage.options.seed, stage.nodes.clone());
+    let scene = Scene::new(stage.runtime, stage.mode, nodes, TIMEOUT, load.value_bytes, seed);
+    let prefix = prefix(load.value_bytes);
+    let mut reads = Vec::new();
+    for part in numbers.chunks(READ_BACK_KEYS) {
+        let named = part.iter().map(|number| Ok((key(&prefix, *number as usize)?, *number)));
+        let named: BTreeMap<Key, u32> = named.collect::<anyhow::Result<_>>()?;
+        let keys: Vec<Key> = named.keys().cloned().collect();
+        let mut last: BTreeMap<(u32, u16), Answer> = BTreeMap::new();
+        for op in read_back(&scene, &keys).await {
+            let answer = match (op.ended, op.version) {
+                (Ended::Ok, Some(version)) => Answer::Version(version),
+                (Ended::Ok, None) => Answer::Nothing,
+                _ => Answer::None,
+            };
+            // A read without an answer is tried again: the last try counts.
+            last.insert((named[&op.key], op.node), answer);
+        }
+        reads.extend(last.into_iter().map(|((key, node), answer)| ReadBack { key, node, answer }));
+    }
+    Ok(lost(written, &reads))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kill(first_write_ms: Option<f64>) -> Kill {
+        let (longest_gap_ms, ready_ms) = (0.0, 0.0);
+        Kill { node: 1, first_write_ms, longest_gap_ms, ready_ms, failed: 0, unknown: 0 }
+    }
+
+    #[test]
+    fn gaps_are_summed_up_without_those_that_never_ended() {
+        let kills: Vec<Kill> =
+            [Some(300.0), None, Some(100.5), Some(200.0)].into_iter().map(kill).collect();
+        let gap = summary(&kills).expect("some ended");
+        assert_eq!((gap.count, gap.p50_ms, gap.p99_ms, gap.max_ms), (3, 200.0, 300.0, 300.0));
+        assert_eq!(summary(&[kill(None)]), None);
+    }
+
+    #[test]
+    fn what_was_not_done_counts_for_the_kill_before_it() {
+        let strike = |killed_us| Strike {
+            node: 2,
+            struck: Struck { killed_us, gone_us: killed_us },
+            ready_us: 5_000,
+        };
+        let undone = vec![(50, Ended::Failed), (150, Ended::Unknown), (250, Ended::Failed)];
+        let kept = Kept { undone, ..Kept::default() };
+        let found = kills(&[strike(100), strike(200)], &kept, 1_000);
+        let counts: Vec<_> = found.iter().map(|kill| (kill.failed, kill.unknown)).collect();
+        assert_eq!(counts, [(0, 1), (1, 0)]);
+        assert_eq!(found[0].ready_ms, 5.0);
+    }
+}
