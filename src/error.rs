@@ -28,6 +28,9 @@ pub enum Refusal {
     /// The client asked for no forwarding, and another node leads.
     #[error("node {leader} leads; ask it at {client_address}")]
     NotLeader { leader: NodeId, client_address: String },
+    /// This node's copy is older, or may be, than the read allows.
+    #[error("{detail}")]
+    TooStale { detail: String },
     /// Too few replicas answered.
     #[error("{answered} of the {needed} replicas needed answered: {detail}")]
     NotEnoughReplicas { needed: u16, answered: u16, detail: String },

@@ -8,8 +8,8 @@
 //! - [`Runtime::real`]: the multi-threaded tokio runtime the process runs on, the system clock,
 //!   and a generator seeded from the operating system.
 //! - [`Runtime::simulated`]: tasks on the current thread of a tokio runtime whose clock is paused,
-//!   a wall clock of the node's own that can be skewed and run fast or slow, a generator with a given
-//!   seed, and [`Runtime::kill`], which ends every task of the node at once, as a crash does, now or
+//!   a wall clock of the node's own that can be skewed and run fast or slow, a monotonic one for
+//!   consensus that can run fast or slow too, a generator with a given seed, and [`Runtime::kill`], which ends every task of the node at once, as a crash does, now or
 //!   after so many polls; [`Runtime::pause`] stops them for a while.
 //!
 //! **What it guarantees.** Two simulated runs with the same seeds, on a paused current-thread tokio
@@ -32,6 +32,7 @@ use rand::{Rng, SeedableRng};
 pub use tokio::time::Instant;
 
 mod simulated;
+mod timer;
 pub mod watch;
 
 use simulated::Simulated;

@@ -279,6 +279,15 @@ fn client_commands_say_what_happened_and_exit_accordingly() {
     assert!(complaint.contains("linearizable"), "{complaint}");
     assert_eq!(node.ask(&["get", "a/b", "--consistency", "strong"]).0, 64);
 
+    let fresh = ["get", "a/b", "--consistency", "local", "--max-staleness", "2s"];
+    assert_eq!(node.ask(&fresh), (0, "two".to_owned(), String::new()));
+    let (code, _, complaint) = node.ask(&["get", "a/b", "--max-staleness", "2s"]);
+    assert!(code == 64 && complaint.contains("max_staleness"), "{complaint}");
+    let named = ["put", "a/b", "two", "--idempotency-key", "once"];
+    assert_eq!((node.ask(&named).0, node.ask(&named).0), (0, 0));
+    let (code, _, complaint) = node.ask(&["put", "a/b", "3", "--idempotency-key", "once"]);
+    assert!(code == 1 && complaint.contains("Idempotency-Key"), "{code} {complaint}");
+
     assert_eq!(node.ask(&["put", "a/c", "three"]).0, 0);
     assert_eq!(node.ask(&["list", "a/"]).1, "a/b\na/c\n");
     assert_eq!(node.ask(&["list", "--delimiter", "/"]).1, "a/\n");

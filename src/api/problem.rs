@@ -143,6 +143,7 @@ fn of_refusal(refusal: &Refusal) -> Problem {
             extra: Extra::Leader { node: *leader, address: client_address.clone() },
             ..problem(421, "not-leader", "Another node leads", detail)
         },
+        Refusal::TooStale { .. } => problem(503, "too-stale", "Too stale", detail),
         Refusal::NotEnoughReplicas { .. } => {
             problem(503, "not-enough-replicas", "Not enough replicas", detail)
         }

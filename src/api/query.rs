@@ -11,7 +11,7 @@ use crate::types::Level;
 use super::failure::Invalid;
 
 /// The parameters that every data request takes.
-const COMMON: [&str; 5] = ["consistency", "r", "w", "forward", "timeout"];
+const COMMON: [&str; 6] = ["consistency", "max_staleness", "r", "w", "forward", "timeout"];
 
 /// The parameters of a call that is passed on, but reads and writes no key.
 const PASSED_ON: [&str; 2] = ["forward", "timeout"];
@@ -20,6 +20,7 @@ const PASSED_ON: [&str; 2] = ["forward", "timeout"];
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     pub level: Option<Level>,
+    pub max_staleness: Option<Duration>,
     pub r: Option<u16>,
     pub w: Option<u16>,
     pub may_forward: Option<bool>,
@@ -71,6 +72,12 @@ impl Parameters {
             "consistency" => {
                 let level = value.parse().map_err(|problem| bad("consistency", problem))?;
                 once("consistency", &mut self.level, level)?;
+            }
+            "max_staleness" => {
+                let bound = parse_duration(value).ok_or_else(|| {
+                    bad("max_staleness", expected(value, "a time such as 500ms or 2s"))
+                })?;
+                once("max_staleness", &mut self.max_staleness, bound)?;
             }
             "r" => once("r", &mut self.r, replicas("r", value)?)?,
             "w" => once("w", &mut self.w, replicas("w", value)?)?,
@@ -217,12 +224,13 @@ mod tests {
 
     #[test]
     fn parameters_are_read_whole() {
-        let query = "consistency=quorum&r=1&w=65535&forward=never&timeout=500ms";
+        let query = "consistency=quorum&max_staleness=2s&r=1&w=65535&forward=never&timeout=500ms";
         let parameters = Parameters::parse(Some(query), LONGEST).expect("valid");
         assert_eq!(
             parameters,
             Parameters {
                 level: Some(Level::Quorum),
+                max_staleness: Some(Duration::from_secs(2)),
                 r: Some(1),
                 w: Some(65_535),
                 may_forward: Some(false),
@@ -252,6 +260,9 @@ mod tests {
             ("consistancy=local", "consistancy"),
             ("consistency=strong", "consistency"),
             ("consistency=", "consistency"),
+            ("max_staleness=soon", "max_staleness"),
+            ("max_staleness=-1s", "max_staleness"),
+            ("max_staleness=1s&max_staleness=1s", "max_staleness"),
             ("r=0", "r"),
             ("r=+1", "r"),
             ("r=-1", "r"),

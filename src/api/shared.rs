@@ -96,6 +96,7 @@ impl Shared {
         let longest = self.api.settings.limits.request_timeout;
         RequestOptions {
             level: parameters.level,
+            max_staleness: parameters.max_staleness,
             r: parameters.r,
             w: parameters.w,
             may_forward: parameters.may_forward.unwrap_or(true),
@@ -124,9 +125,9 @@ impl Shared {
             EffectiveLevel::Lease => HeaderValue::from_static("lease"),
             EffectiveLevel::Local => HeaderValue::from_static("local"),
             quorum if quorum == self.usual.0 => self.usual.1.clone(),
-            quorum @ (EffectiveLevel::Quorum { .. } | EffectiveLevel::Eventual { .. }) => {
-                h::text(quorum.to_string())
-            }
+            other @ (EffectiveLevel::LocalWithin { .. }
+            | EffectiveLevel::Quorum { .. }
+            | EffectiveLevel::Eventual { .. }) => h::text(other.to_string()),
         }
     }
 

@@ -13,14 +13,15 @@
 //! | `version-used-twice` | two writes under one version | every level | |
 //! | `shown-after-not-applied` | an answer shows a write that was answered `not_applied` | every level | |
 //! | `applied-twice` | one write shows under two versions | every level | |
-//! | `stale-read` | a read begun after a write was acknowledged shows less than it | `linearizable`; `quorum` with R + W > N | `local`, R + W ≤ N |
-//! | `read-went-back` | a client sees less of a key than it saw or wrote before | `linearizable` (any node); `quorum` with R + W > N (same coordinator) | other levels; `quorum` across coordinators |
-//! | `deleted-key-came-back` | a key whose newest write is an acknowledged delete shows an older value | `linearizable`; `quorum` with R + W > N; every level once settled | other levels before that |
+//! | `stale-read` | a read begun after a write was acknowledged shows less than it | `linearizable`; `lease`; `quorum` with R + W > N | `local`, R + W ≤ N |
+//! | `staleness-bound` | a read with `max_staleness` shows less than a write acknowledged longer ago than that | `local` with `max_staleness` | |
+//! | `read-went-back` | a client sees less of a key than it saw or wrote before | `linearizable` and `lease` (any node); `quorum` with R + W > N (same coordinator) | other levels; `quorum` across coordinators |
+//! | `deleted-key-came-back` | a key whose newest write is an acknowledged delete shows an older value | `linearizable`; `lease`; `quorum` with R + W > N; every level once settled | other levels before that |
 //! | `replicas-differ` | two nodes hold different versions of a key once everything settled | `local` reads at the end | |
 //! | `lost-update` | a conditional write was acknowledged although its condition no longer held | every level | |
 //! | `level-not-served` | an answer served below the level asked for, or named `quorum` with R + W ≤ N | `linearizable`, `quorum` | |
 //! | `superseded-not-told` | an acknowledged write was not told of a newer version acknowledged before it began | leaderless mode, where the W of both exceed N together | |
-//! | `linearizability` | no order of a key's operations within their times explains the answers | leader mode: reads served as `linearizable` | leaderless mode: `quorum` |
+//! | `linearizability` | no order of a key's operations within their times explains the answers | leader mode: reads served as `linearizable` or `lease` | leaderless mode: `quorum` |
 //!
 //! *Less* means an older version, or nothing at all where no delete explains it. Answers are reads,
 //! items of lists (and what a list leaves out), and the versions that refused conditions name. A
@@ -40,6 +41,7 @@ mod rules;
 mod session;
 mod shortest;
 mod sights;
+mod staleness;
 mod superseded;
 #[cfg(test)]
 mod tests;
@@ -80,6 +82,7 @@ fn plain_checks(history: &History) -> Vec<Finding> {
         versions::applied_twice(&keys, &sights),
     ];
     findings.extend(rules::stale_reads(history, &keys, &sights));
+    findings.extend(staleness::reads_past_their_bound(&keys, &sights));
     findings.extend(session::reads_that_went_back(history, &keys, &sights));
     findings.extend(deletes::deleted_keys_that_came_back(history, &keys, &sights));
     findings.extend(replicas::replicas_that_differ(history));
@@ -99,13 +102,16 @@ fn is_weak_write(op: &Op) -> bool {
 /// was served decides; where it does not say, what was asked for.
 fn promises_freshness(mode: Mode, op: &Op) -> bool {
     match op.served.map(|served| served.0) {
-        Some(EffectiveLevel::Linearizable) => true,
+        // Reads by lease promise it as long as no clock runs twice as fast as another.
+        Some(EffectiveLevel::Linearizable | EffectiveLevel::Lease) => true,
         Some(EffectiveLevel::Quorum { r, w, n }) => u32::from(r) + u32::from(w) > u32::from(n),
-        Some(EffectiveLevel::Lease | EffectiveLevel::Local | EffectiveLevel::Eventual { .. }) => {
-            false
-        }
+        Some(
+            EffectiveLevel::Local
+            | EffectiveLevel::LocalWithin { .. }
+            | EffectiveLevel::Eventual { .. },
+        ) => false,
         None => match (mode, op.level) {
-            (Mode::Leader, Level::Linearizable | Level::Quorum) => true,
+            (Mode::Leader, Level::Linearizable | Level::Quorum | Level::Lease) => true,
             (Mode::Leaderless, Level::Quorum) => op.r.is_none(),
             _ => false,
         },

@@ -141,7 +141,13 @@ pub fn levels_not_served(history: &History) -> Vec<Finding> {
                     matches!(level, EffectiveLevel::Quorum { .. } | EffectiveLevel::Linearizable);
                 quorum || op.r.is_some()
             }
-            (Level::Lease | Level::Local, ..) => continue,
+            (Level::Lease, _, level) => {
+                matches!(level, EffectiveLevel::Lease | EffectiveLevel::Linearizable)
+            }
+            (Level::Local, _, EffectiveLevel::LocalWithin { staleness_ms }) => {
+                op.max_staleness_ms.is_some_and(|bound_ms| staleness_ms <= bound_ms)
+            }
+            (Level::Local, ..) => op.max_staleness_ms.is_none(),
         };
         let tally = levels
             .entry(op.level)

@@ -64,7 +64,10 @@ fn version_of(op: &Op) -> Option<Version> {
 fn replicas_of(op: &Op) -> Option<(u16, u16)> {
     match op.served?.0 {
         EffectiveLevel::Quorum { w, n, .. } | EffectiveLevel::Eventual { w, n, .. } => Some((w, n)),
-        EffectiveLevel::Linearizable | EffectiveLevel::Lease | EffectiveLevel::Local => None,
+        EffectiveLevel::Linearizable
+        | EffectiveLevel::Lease
+        | EffectiveLevel::Local
+        | EffectiveLevel::LocalWithin { .. } => None,
     }
 }
 

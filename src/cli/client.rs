@@ -57,6 +57,15 @@ struct LevelArgs {
     w: Option<u16>,
 }
 
+/// How fresh a local read is to be.
+#[derive(Args)]
+struct FreshArgs {
+    /// With --consistency local: show at least what was acknowledged longer ago than this, such as
+    /// 500ms or 2s (leader mode)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    max_staleness: Option<Duration>,
+}
+
 /// What a write may demand of what is there, and its name.
 #[derive(Args)]
 struct ConditionArgs {
@@ -76,6 +85,8 @@ pub(super) struct GetArgs {
     key: String,
     #[command(flatten)]
     level: LevelArgs,
+    #[command(flatten)]
+    fresh: FreshArgs,
     #[command(flatten)]
     common: Common,
 }
@@ -126,6 +137,8 @@ pub(super) struct ListArgs {
     values: bool,
     #[command(flatten)]
     level: LevelArgs,
+    #[command(flatten)]
+    fresh: FreshArgs,
     #[command(flatten)]
     common: Common,
 }
@@ -196,7 +209,7 @@ impl Common {
 }
 
 pub(super) fn get(args: &GetArgs) -> Exit {
-    let options = args.common.options(&args.level);
+    let options = fresh(args.common.options(&args.level), &args.fresh);
     run(&args.common, |client| async move {
         let ReadAnswer { found, info } = client.get(&args.key, &options).await?;
         let Found::Value { bytes, content_type, etag } = found else {
@@ -266,6 +279,10 @@ pub(super) fn delete(args: &DeleteArgs) -> Exit {
     })
 }
 
+fn fresh(options: Options, fresh: &FreshArgs) -> Options {
+    Options { max_staleness: fresh.max_staleness, ..options }
+}
+
 fn conditional(options: Options, condition: &ConditionArgs) -> Options {
     let quoted = |tag: &Option<String>| {
         // Shells eat quotes: a bare version is taken as one too.
@@ -299,7 +316,7 @@ fn written(common: &Common, key: &str, what: &str, etag: &str, info: &AnswerInfo
 }
 
 pub(super) fn list(args: &ListArgs) -> Exit {
-    let options = args.common.options(&args.level);
+    let options = fresh(args.common.options(&args.level), &args.fresh);
     run(&args.common, |client| async move {
         let mut left = args.limit.unwrap_or(usize::MAX);
         let mut cursor = None;

@@ -14,6 +14,8 @@ use super::ClientError;
 pub struct Options {
     /// `None`: the mode's default.
     pub level: Option<Level>,
+    /// How old what a read at `local` shows may be; whole milliseconds. Leader mode.
+    pub max_staleness: Option<Duration>,
     pub r: Option<u16>,
     pub w: Option<u16>,
     /// Ask that the node serves the request itself, or says who leads.
@@ -35,10 +37,12 @@ impl Options {
         let mut query = Vec::new();
         let mut add = |name, value: Option<String>| query.extend(value.map(|value| (name, value)));
         add("consistency", self.level.map(|level| level.to_string()));
+        let ms = |time: Duration| format!("{}ms", time.as_millis());
+        add("max_staleness", self.max_staleness.map(ms));
         add("r", self.r.map(|r| r.to_string()));
         add("w", self.w.map(|w| w.to_string()));
         add("forward", self.never_forward.then(|| "never".to_owned()));
-        add("timeout", self.timeout.map(|timeout| format!("{}ms", timeout.as_millis())));
+        add("timeout", self.timeout.map(ms));
         query
     }
 
@@ -183,6 +187,7 @@ mod tests {
     fn options_become_a_query() {
         let options = Options {
             level: Some(Level::Quorum),
+            max_staleness: Some(Duration::from_secs(2)),
             r: Some(1),
             w: Some(3),
             never_forward: true,
@@ -191,7 +196,7 @@ mod tests {
         };
         assert_eq!(
             with_query("/v1/kv/a", &options.query()),
-            "/v1/kv/a?consistency=quorum&r=1&w=3&forward=never&timeout=1500ms"
+            "/v1/kv/a?consistency=quorum&max_staleness=2000ms&r=1&w=3&forward=never&timeout=1500ms"
         );
         let list = ListRequest { prefix: "a&b".to_owned(), ..ListRequest::default() };
         assert_eq!(with_query("/v1/kv", &list.query()), "/v1/kv?prefix=a%26b");

@@ -14,6 +14,7 @@ use openraft::{BasicNode, LinearizerOption, ReadPolicy, ServerState};
 use super::inbound::Inbox;
 use super::keeper::Keeper;
 use super::leadership::{self, Leadership};
+use super::lease::StartGuard;
 use super::log_index::LogIndex;
 use super::log_store::LogStore;
 use super::membership::Membership;
@@ -51,6 +52,8 @@ pub struct Consensus {
     pub(super) leadership: Arc<Leadership>,
     pub(super) membership: Arc<Membership>,
     leader: watch::Receiver<Option<NodeId>>,
+    /// The index of the last entry applied here.
+    applied: watch::Receiver<u64>,
     /// Set once the group has stopped, and why.
     stopped: watch::Receiver<Option<String>>,
     tasks: Vec<Task<()>>,
@@ -106,6 +109,13 @@ impl Consensus {
             }
             Err(error) => Err(ReadIndexError { leader: self.leader(), reason: error.to_string() }),
         }
+    }
+
+    /// Where this node holds the leader's lease, the index that a read asked for before this call must
+    /// wait for, without a question to anybody; all of it is applied here already. See `lease`.
+    pub fn lease_index(&self) -> Option<u64> {
+        // In this order: what is applied after the look covers what was acknowledged before it.
+        self.leadership.lease.holds().then(|| *self.applied.borrow())
     }
 
     /// Waits until the entry at `index` is applied here; false where it was not by `deadline`.
@@ -273,7 +283,10 @@ async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
     let machine = Arc::new(machine);
     check_recovered(&machine, &index)?;
 
-    let config = settings::config(&options.settings, options.node)
+    // A vote in the log: this node may have promised a leader its lease before this start.
+    let lease = options.settings.election_timeout_max;
+    let guard = Arc::new(StartGuard::new(index.vote.is_some(), lease));
+    let config = settings::config(&options.settings, options.node, !guard.is_active())
         .map_err(|error| StartError::Other(format!("the leader settings: {error}")))?;
     let network = Network::new(runtime.clone(), options.transport.clone(), &options.settings);
     let log = log_store(&options, index);
@@ -296,14 +309,16 @@ async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
         machine: machine.clone(),
         incarnation: options.incarnation,
     };
-    let tasks = vec![runtime.spawn(watching), runtime.spawn(keeper.run())];
+    let guarding = guard.clone().run(runtime.clone(), leadership.clone());
+    let tasks = vec![runtime.spawn(watching), runtime.spawn(keeper.run()), runtime.spawn(guarding)];
     Ok(Consensus {
         node: options.node,
-        inbox: Inbox::new(raft.clone(), machine.clone(), leadership.clone(), membership.clone()),
+        inbox: Inbox::new(machine.clone(), leadership.clone(), membership.clone(), guard),
         leadership,
         membership,
         runtime,
         raft,
+        applied: machine.watch_applied(),
         machine,
         log,
         keep_entries,

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::codec;
 use super::leadership::{Leadership, may_stand};
+use super::lease::StartGuard;
 use super::membership::Membership;
 use super::messages::{MembersMessage, TransferMessage, VoteMessage};
 use super::raft_types::Raft;
@@ -44,20 +45,22 @@ pub(super) struct Inbox {
     receiver: Task<()>,
     leadership: Arc<Leadership>,
     membership: Arc<Membership>,
+    guard: Arc<StartGuard>,
 }
 
 impl Inbox {
     pub(super) fn new(
-        raft: Raft,
         machine: Arc<Machine>,
         leadership: Arc<Leadership>,
         membership: Arc<Membership>,
+        guard: Arc<StartGuard>,
     ) -> Inbox {
+        let raft = leadership.raft.clone();
         let runtime = machine.runtime.clone();
         let (snapshots, queue) = mpsc::channel(SNAPSHOT_QUEUE);
         let receiver = runtime.spawn(Receiver::new(raft.clone(), machine).run(queue));
         let appends = Mutex::default();
-        Inbox { raft, runtime, appends, snapshots, receiver, leadership, membership }
+        Inbox { raft, runtime, appends, snapshots, receiver, leadership, membership, guard }
     }
 
     /// Takes a request; never waits.
@@ -73,7 +76,7 @@ impl Inbox {
                 inbound.reply.refuse("another node is the fixed leader: this one may not stand");
             }
             Service::RaftVote => {
-                self.runtime.spawn(vote(self.raft.clone(), inbound));
+                self.runtime.spawn(vote(self.raft.clone(), self.guard.clone(), inbound));
             }
             Service::RaftTransfer => {
                 self.runtime.spawn(transfer(self.raft.clone(), self.leadership.clone(), inbound));
@@ -143,8 +146,13 @@ async fn append(raft: &Raft, inbound: Inbound) {
     }
 }
 
-async fn vote(raft: Raft, inbound: Inbound) {
+async fn vote(raft: Raft, guard: Arc<StartGuard>, inbound: Inbound) {
     let response = match codec::decode("a vote request", &inbound.body) {
+        // The leader itself asked for an election, and has given its lease up.
+        Ok(VoteMessage::Vote(request)) if request.leadership_transfer => raft.vote(request).await,
+        Ok(VoteMessage::Vote(_) | VoteMessage::PreVote(_)) if guard.is_active() => {
+            return inbound.reply.refuse("started less than one lease ago: no vote yet");
+        }
         Ok(VoteMessage::Vote(request)) => raft.vote(request).await,
         Ok(VoteMessage::PreVote(request)) => raft.pre_vote(request).await,
         Err(error) => return inbound.reply.refuse(error.to_string()),

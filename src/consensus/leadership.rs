@@ -18,12 +18,14 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::ask::{AskError, ask};
 use super::group::Consensus;
+use super::lease::Lease;
 use super::messages::TransferMessage;
 use super::raft_types::Raft;
 use super::standing::Standing;
@@ -57,6 +59,9 @@ pub(super) struct Leadership {
     pub transport: SharedTransport,
     pub leader: watch::Receiver<Option<NodeId>>,
     pub metrics: Metrics,
+    pub lease: Lease,
+    /// Set once the node is to stop: it stands in no election from then on.
+    stopping: AtomicBool,
 }
 
 /// Whether `node` may stand for election, and be voted for, where `fixed` is the fixed leader.
@@ -85,6 +90,7 @@ impl Consensus {
     /// is fixed, hands over within `within`. True where another node took over.
     pub async fn hand_over(&self, within: Duration) -> bool {
         let own = &self.leadership;
+        own.stopping.store(true, Ordering::SeqCst);
         own.raft.runtime_config().elect(false);
         if own.votes_alone() {
             return false;
@@ -118,6 +124,23 @@ impl Leadership {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.membership_config.membership().voter_ids().all(|id| id == self.node)
+    }
+
+    /// Whether this node is known to be the group's only voter.
+    pub(super) fn is_the_only_voter(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        voters.next() == Some(self.node) && voters.next().is_none()
+    }
+
+    /// Lets this node stand in elections, unless it is to stop.
+    pub(super) fn stand(&self) {
+        self.raft.runtime_config().elect(true);
+        // Looked at afterwards: a stop in between wins.
+        if self.stopping.load(Ordering::SeqCst) {
+            self.raft.runtime_config().elect(false);
+        }
     }
 
     /// Passes a transfer on to the leader.
@@ -179,6 +202,8 @@ impl Leadership {
         let target = self.target(to)?;
         let term = self.raft.metrics().borrow_watched().current_term;
         tracing::info!(node = %self.node, %target, "hands leadership over");
+        // Before the target can hear of it: it is elected inside this node's lease.
+        self.lease.give_up(term);
         self.raft
             .trigger()
             .transfer_leader(target)
@@ -193,7 +218,13 @@ impl Leadership {
                 self.metrics.leadership_transfers.inc();
                 self.known_here(target, deadline).await
             }
-            Some(leader) => Err(TransferError::Elsewhere { target, leader }),
+            Some(leader) => {
+                if leader == self.node {
+                    // Elected again before openraft came to the transfer: that is of this term then.
+                    self.lease.give_up(self.raft.metrics().borrow_watched().current_term);
+                }
+                Err(TransferError::Elsewhere { target, leader })
+            }
             None => {
                 let reason =
                     format!("node {target} was asked to lead, and did not say that it does");
@@ -260,6 +291,13 @@ pub(super) fn leadership(
     Arc::new(Leadership {
         runtime: options.runtime.clone(),
         node: options.node,
+        lease: Lease::new(
+            options.runtime.clone(),
+            options.node,
+            &raft,
+            options.settings.election_timeout_max,
+        ),
+        stopping: AtomicBool::new(false),
         raft,
         fixed: options.settings.fixed_leader,
         heard_within: options.settings.election_timeout_min,

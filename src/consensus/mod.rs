@@ -25,6 +25,7 @@ mod idempotency;
 mod inbound;
 mod keeper;
 mod leadership;
+mod lease;
 mod log_index;
 mod log_reader;
 mod log_replay;

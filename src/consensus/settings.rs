@@ -20,8 +20,13 @@ const CORE_QUEUE: u64 = 16_384;
 /// never slower than what a client would notice.
 const BACKOFF: &str = "20ms 40ms 80ms ...300ms";
 
-/// openraft's configuration for these settings on one node.
-pub(super) fn config(settings: &LeaderSettings, node: NodeId) -> Result<Config, ConfigError> {
+/// openraft's configuration for these settings on one node, which stands in elections from the start
+/// on or, where it `stands` not yet, later (see [`super::lease`]).
+pub(super) fn config(
+    settings: &LeaderSettings,
+    node: NodeId,
+    stands: bool,
+) -> Result<Config, ConfigError> {
     let ms = |duration: Duration| duration.as_millis() as u64;
     #[allow(deprecated, reason = "every field is named, the retired one too")]
     let config = Config {
@@ -66,7 +71,7 @@ pub(super) fn config(settings: &LeaderSettings, node: NodeId) -> Result<Config, 
         enable_tick: true,
         enable_heartbeat: true,
         // Beside a fixed leader nobody else stands.
-        enable_elect: super::leadership::may_stand(settings.fixed_leader, node),
+        enable_elect: stands && super::leadership::may_stand(settings.fixed_leader, node),
         removed_leader_step_down: StepDownPolicy::After(ms(settings.election_timeout_min)),
         // A leader without a majority refuses proposals and reads already, as its lease is over.
         quorum_loss_probe_interval: None,

@@ -32,6 +32,7 @@
 //! | `items` | of an answered list: the keys it showed, in order, each with `key`, `version` and `value` as above |
 //! | `more` | `true` for a list that ended before the last key with the prefix |
 //! | `after` | of a list: the page went on after this key, as a cursor does |
+//! | `max_staleness_ms` | of a read at `local`: it was to show every write acknowledged longer ago than that |
 //! | `readback` | `true` for the reads at the end, after everything has settled |
 //!
 //! A reader must ignore fields it does not know. A change that such a reader would misread raises
@@ -200,6 +201,8 @@ pub struct Op {
     pub more: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Key>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_staleness_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "is_false")]
     pub readback: bool,
 }
@@ -250,6 +253,7 @@ impl Op {
             items: None,
             more: false,
             after: None,
+            max_staleness_ms: None,
             readback: false,
         }
     }
@@ -262,6 +266,7 @@ impl Op {
     /// The level asked for, as reports group reads by it: `quorum`, or `quorum r=1`.
     pub fn asked(&self) -> String {
         match self.r {
+            None if self.max_staleness_ms.is_some() => format!("{} max_staleness", self.level),
             None => self.level.to_string(),
             Some(r) => format!("{} r={r}", self.level),
         }
@@ -301,7 +306,12 @@ impl std::str::FromStr for Served {
         let level = match name {
             "linearizable" => Some(EffectiveLevel::Linearizable),
             "lease" => Some(EffectiveLevel::Lease),
-            "local" => Some(EffectiveLevel::Local),
+            "local" => match parts.next().map(|bound| bound.strip_prefix("staleness_ms=")) {
+                None => Some(EffectiveLevel::Local),
+                Some(bound) => bound
+                    .and_then(|ms| ms.parse().ok())
+                    .map(|staleness_ms| EffectiveLevel::LocalWithin { staleness_ms }),
+            },
             "quorum" | "eventual" => match (number("r"), number("w"), number("n")) {
                 (Some(r), Some(w), Some(n)) if name == "quorum" => {
                     Some(EffectiveLevel::Quorum { r, w, n })

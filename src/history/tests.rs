@@ -106,6 +106,7 @@ fn every_served_level_reads_back_from_its_text() {
         EffectiveLevel::Linearizable,
         EffectiveLevel::Lease,
         EffectiveLevel::Local,
+        EffectiveLevel::LocalWithin { staleness_ms: 12 },
         EffectiveLevel::Quorum { r: 2, w: 2, n: 3 },
         EffectiveLevel::Eventual { r: 1, w: 2, n: 3 },
     ] {

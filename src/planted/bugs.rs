@@ -163,6 +163,23 @@ bugs! {
     NoPreVote "no-pre-vote" [Leader] ConsensusTests
         "etcd before 3.4, in which a node that came back from a partition deposed the leader"
 
+    /// A leader trusts the whole of its lease by its own clock, which may run slower than the voters'.
+    LeaseUnderClockDrift "lease-under-clock-drift" [Leader] Simulator
+        "a classic: Ongaro's dissertation warns of it (section 6.4.1)"
+
+    /// A leader that hands over goes on answering from the lease inside which its successor is elected.
+    LeaseKeptInTransfer "lease-kept-in-transfer" [Leader] ConsensusTests
+        "a classic: votes that a transfer asks for pass every lease"
+
+    /// A node votes at once after its start, and has forgotten whom it promised not to.
+    VoteWithinLeaseOfStart "vote-within-lease-of-start" [Leader] ConsensusTests
+        "a classic: leases live in memory, and votes on the disk"
+
+    /// A node calls its table as fresh as the index that it asked the leader for, before it has applied
+    /// what the index covers.
+    StalenessTimedBeforeApplied "staleness-timed-before-applied" [Leader] Simulator
+        "a classic: having heard of a write is not having it"
+
     /// Nodes other than the fixed leader stand for election, and are voted for.
     OthersStandBesideFixedLeader "others-stand-beside-fixed-leader" [Leader] Simulator
         "a classic: a setting that each node reads for itself"

@@ -3,6 +3,8 @@
 //! [`Replicator`] is all that `api` knows. `leader` and `leaderless` implement it and never import
 //! each other; [`build`] is the one place in the server that matches on the mode.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 
 use crate::error::{LeadershipError, MembershipError, ReadError, Refusal, WriteError};
@@ -26,6 +28,9 @@ pub use build::{ReplicaRecovery, ReplicatorParts, build};
 pub struct RequestOptions {
     /// `None`: the mode's default.
     pub level: Option<Level>,
+    /// How old what a read at `local` shows may be: it shows every write acknowledged longer ago than
+    /// this before the request came in. Leader mode only.
+    pub max_staleness: Option<Duration>,
     /// Replicas to wait for on a read; leaderless only.
     pub r: Option<u16>,
     /// Replicas to wait for on a write; leaderless only.

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use super::Instant;
+use super::timer::TimerClock;
 
 /// How many tasks a node may remember beyond twice those that live, before it forgets the finished.
 const FORGET_FINISHED_TASKS_AT: usize = 256;
@@ -31,6 +32,7 @@ const MILLION: i128 = 1_000_000;
 /// A simulated node's clock and tasks.
 pub(super) struct Simulated {
     pub wall: WallClock,
+    pub timer: TimerClock,
     pub gate: Arc<Gate>,
     /// `None` once the node was killed: nothing is spawned after that.
     tasks: Mutex<Option<Vec<AbortHandle>>>,
@@ -40,6 +42,7 @@ impl Simulated {
     pub fn new(wall_ms: u64, now: Instant) -> Simulated {
         Simulated {
             wall: WallClock::new(wall_ms, now),
+            timer: TimerClock::new(now),
             gate: Arc::default(),
             tasks: Mutex::new(Some(Vec::new())),
         }

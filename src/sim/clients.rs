@@ -31,6 +31,10 @@ const CONDITIONAL: u64 = 14;
 const NONSENSE: u64 = 1;
 const BATCHES: u64 = 4;
 
+/// How many of a hundred local reads bound how stale they may be, and by how much, in milliseconds.
+const BOUNDED: u64 = 60;
+const STALENESS_BOUNDS_MS: [u64; 4] = [0, 10, 100, 1_000];
+
 /// How many of a hundred lists go on where the client's last page ended, where it did not show all.
 const LATER_PAGES: u64 = 70;
 
@@ -158,8 +162,13 @@ impl<'a> Client<'a> {
         let key = self.keys[self.below(self.keys.len() as u64) as usize].clone();
         let mode = self.shared.plan.mode;
         let choice = self.below(100);
+        let mut max_staleness_ms = None;
         let (action, level, r) = if choice < self.shared.plan.read_percent {
             let (level, r) = self.read_level();
+            if mode == Mode::Leader && level == Level::Local && self.chance(BOUNDED) {
+                let bound = self.below(STALENESS_BOUNDS_MS.len() as u64) as usize;
+                max_staleness_ms = Some(STALENESS_BOUNDS_MS[bound]);
+            }
             (Action::Get, level, r)
         } else if choice < self.shared.plan.read_percent + LISTS {
             let (level, _) = self.read_level();
@@ -171,8 +180,12 @@ impl<'a> Client<'a> {
         };
         let now_us = self.shared.stamp_us();
         let op = Op::begun(self.id, action, key, node.0, level, now_us);
-        let mut turn =
-            Turn { op: Op { r, ..op }, body: Vec::new(), w: None, page: Page::default() };
+        let mut turn = Turn {
+            op: Op { r, max_staleness_ms, ..op },
+            body: Vec::new(),
+            w: None,
+            page: Page::default(),
+        };
         match action {
             Action::List => self.prepare_list(&mut turn),
             Action::Put | Action::Delete => self.prepare_write(&mut turn),
@@ -185,8 +198,9 @@ impl<'a> Client<'a> {
     fn read_level(&self) -> (Level, Option<u16>) {
         let choice = self.below(100);
         match self.shared.plan.mode {
-            Mode::Leader if choice < 75 => (Level::Linearizable, None),
-            Mode::Leader if choice < 82 => (Level::Quorum, None),
+            Mode::Leader if choice < 55 => (Level::Linearizable, None),
+            Mode::Leader if choice < 60 => (Level::Quorum, None),
+            Mode::Leader if choice < 82 => (Level::Lease, None),
             Mode::Leaderless if choice < 70 => (Level::Quorum, None),
             Mode::Leaderless if choice < 78 => (Level::Quorum, Some(self.shared.plan.replicas)),
             Mode::Leaderless if choice < 86 => (Level::Quorum, Some(1)),

@@ -64,6 +64,8 @@ impl Coverage {
             ("write: duplicate discarded", &metrics.writes_deduplicated),
             ("write: superseded", &metrics.writes_superseded),
             ("read: confirmation round", &metrics.read_index_rounds),
+            ("read: by lease alone", &metrics.lease_reads),
+            ("read: refused as too stale", &metrics.stale_reads_refused),
             ("clock: version too far ahead", &metrics.clock_drift_ignored),
         ] {
             self.add(what, counter.get());
@@ -165,6 +167,9 @@ pub fn expected(mode: Mode) -> Vec<&'static str> {
             "write: forwarded",
             "write: duplicate discarded",
             "read: confirmation round",
+            "read: by lease alone",
+            "read: refused as too stale",
+            "clocks: monotonic ones drift",
         ]),
         Mode::Leaderless => expected.extend([
             "recovery: read repair",

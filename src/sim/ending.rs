@@ -32,6 +32,9 @@ const READ_ROUNDS: usize = 150;
 /// A wiped node must be refused, and every node be up, within this time of healing.
 const SETTLED_WITHIN: Duration = Duration::from_secs(15);
 
+/// They must stay so for this long: what a fault began, such as a sync that will fail, may end later.
+const SETTLED_FOR: Duration = Duration::from_secs(1);
+
 /// Replicas must be equal without reads within this time, where no message was lost.
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
@@ -99,8 +102,10 @@ async fn beside(world: &mut World, task: Task<()>) {
 /// Waits until every node is up or out of the world, and no wiped one is among them.
 async fn settle(world: &mut World) {
     let deadline = world.shared.runtime.now() + SETTLED_WITHIN;
+    let mut since = None;
     loop {
         world.tick().await;
+        let now = world.shared.runtime.now();
         let wiped = world.machines.iter().find(|machine| machine.own_disk.is_some());
         let settled = |process: &Process| {
             matches!(process, Process::Up(_) | Process::Refused | Process::Removed)
@@ -108,9 +113,13 @@ async fn settle(world: &mut World) {
         let unsettled = world.machines.iter().find(|machine| !settled(&machine.process));
         let lingering = members::lingering(world);
         if wiped.is_none() && unsettled.is_none() && lingering.is_none() {
-            return;
+            if now >= *since.get_or_insert(now) + SETTLED_FOR {
+                return;
+            }
+            continue;
         }
-        if world.shared.runtime.now() < deadline {
+        since = None;
+        if now < deadline {
             continue;
         }
         if let Some(machine) = wiped {

@@ -192,6 +192,7 @@ impl Machine {
         let runtime = Runtime::simulated(shared.runtime.random_u64(), shared.runtime.wall_ms());
         runtime.set_wall_skew_ms(self.skew_ms);
         runtime.set_wall_rate_ppm(self.rate_ppm);
+        self.set_timer_rate(shared, &runtime);
         if let Some(polls) = dies_after {
             runtime.kill_after_polls(polls);
         }
@@ -228,6 +229,17 @@ impl Machine {
             }
             (Some(Err(error)), _) => self.stuck(shared, &format!("died in its start: {error}")),
             _ => self.stuck(shared, "has neither started nor said why not"),
+        }
+    }
+
+    /// Lets the node's monotonic clock run as the plan says.
+    fn set_timer_rate(&self, shared: &Shared, runtime: &Runtime) {
+        let rates = &shared.plan.timer_rates_ppm;
+        if let Some(rate) = rates.get(usize::from(self.id().0).wrapping_sub(1)) {
+            runtime.set_timer_rate_ppm(*rate);
+            if *rate != 0 {
+                shared.happened("clocks: monotonic ones drift");
+            }
         }
     }
 

@@ -215,6 +215,11 @@ const FAIR_ONE_IN: u64 = 40;
 /// One world of leader mode in this many has a fixed leader.
 const FIXED_ONE_IN: u64 = 8;
 
+/// One world of leader mode in this many has monotonic clocks that drift, and how far: no two of
+/// them are a factor of two apart, which is what leases bear.
+const DRIFT_ONE_IN: usize = 3;
+const TIMER_RATES_PPM: [i64; 5] = [-330_000, -330_000, -50_000, 150_000, 330_000];
+
 /// One world of leader mode in this many, of those with more than one node, changes its members.
 const MEMBERS_ONE_IN: u64 = 5;
 
@@ -266,6 +271,9 @@ pub(super) struct Plan {
     pub max_requests: usize,
     /// The node that leads for ever, in some worlds of leader mode.
     pub fixed_leader: Option<u16>,
+    /// How much faster or slower than time each node's monotonic clock runs, in parts per million;
+    /// none in most worlds. Nodes that join run at time's own rate.
+    pub timer_rates_ppm: Vec<i64>,
 }
 
 impl Plan {
@@ -314,12 +322,10 @@ impl Plan {
             if gentle { (0, 200, 1_000) } else { (read_percent, value_bytes, max_stragglers) };
         let fixed = mode == Mode::Leader && between(0..FIXED_ONE_IN) == 0;
         let fixed_leader = fixed.then(|| between(1..u64::from(nodes) + 1) as u16);
-        if fixed {
-            // Without the fixed leader's disk nobody ever leads again, and nothing is promised.
-            faults.retain(|fault| *fault != Fault::FlippedBit);
-        }
+        // Without the fixed leader's disk nobody ever leads again, and nothing is promised.
+        faults.retain(|fault| *fault != Fault::FlippedBit || !fixed);
         let members = mode == Mode::Leader && nodes > 1 && !gentle;
-        let members = members && between(0..MEMBERS_ONE_IN) == 0;
+        let faults = with_members(faults, members && between(0..MEMBERS_ONE_IN) == 0);
         Plan {
             mode,
             gentle,
@@ -332,7 +338,7 @@ impl Plan {
             load,
             pause,
             sticky_percent,
-            faults: if members { with_members(faults) } else { faults },
+            faults,
             gap,
             lasting,
             sync,
@@ -342,6 +348,7 @@ impl Plan {
             max_stragglers,
             max_requests,
             fixed_leader,
+            timer_rates_ppm: timer_rates(mode, seed, nodes),
         }
     }
 
@@ -360,8 +367,20 @@ impl Plan {
     }
 }
 
-/// The faults of a world that changes its members.
-fn with_members(mut faults: Vec<Fault>) -> Vec<Fault> {
+/// How the monotonic clocks of a world run.
+fn timer_rates(mode: Mode, seed: u64, nodes: u16) -> Vec<i64> {
+    let mut random = Seeded::derived(seed, "timers", 0);
+    if mode == Mode::Leaderless || random.below(DRIFT_ONE_IN) != 0 {
+        return Vec::new();
+    }
+    (0..nodes).map(|_| TIMER_RATES_PPM[random.below(TIMER_RATES_PPM.len())]).collect()
+}
+
+/// The faults of a world that may change its members.
+fn with_members(mut faults: Vec<Fault>, changes: bool) -> Vec<Fault> {
+    if !changes {
+        return faults;
+    }
     faults.extend([Fault::Grow, Fault::Shrink, Fault::Replace]);
     // How many disks may be lost is counted by the nodes that the world began with.
     faults.retain(|fault| !matches!(fault, Fault::FlippedBit | Fault::WrongDisk));

@@ -92,6 +92,9 @@ pub(super) fn request_of(
             query.push_str(&format!("&{name}={replicas}"));
         }
     }
+    if let Some(bound_ms) = op.max_staleness_ms {
+        query.push_str(&format!("&max_staleness={bound_ms}ms"));
+    }
     let key = op.key.as_str();
     let (method, target) = match op.action {
         Action::Put => (Method::PUT, format!("/v1/kv/{key}?{query}")),

@@ -16,7 +16,14 @@ pub(super) fn ask(shared: &Shared, id: NodeId, running: &Running, to: Option<Nod
     shared.say(format_args!("node {id} is asked to have leadership handed to {wanted}"));
     let replicator = running.node.replicator();
     let deadline = running.runtime.now() + ANSWER_WITHIN;
-    let options = RequestOptions { level: None, r: None, w: None, may_forward: true, deadline };
+    let options = RequestOptions {
+        level: None,
+        max_staleness: None,
+        r: None,
+        w: None,
+        may_forward: true,
+        deadline,
+    };
     let shared = shared.clone();
     running.runtime.spawn(async move {
         match replicator.transfer(to, options).await {

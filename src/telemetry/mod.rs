@@ -57,6 +57,8 @@ pub struct Metrics {
     pub requests_in_flight: Gauge,
     /// Rounds that confirmed the leader for reads; each may serve many.
     pub read_index_rounds: Counter,
+    pub lease_reads: Counter,
+    pub stale_reads_refused: Counter,
     /// Times this node became the leader.
     pub elections_won: Counter,
     /// Times this node handed leadership over, and of those the ones before it stopped.
@@ -105,6 +107,16 @@ impl Metrics {
             requests: Family::default(),
             requests_in_flight: Gauge::default(),
             read_index_rounds: counter(r, "read_index_rounds", "Leader confirmations for reads"),
+            lease_reads: counter(
+                r,
+                "lease_reads",
+                "Reads the leader answered from its lease alone",
+            ),
+            stale_reads_refused: counter(
+                r,
+                "stale_reads_refused",
+                "Local reads refused because this node may lag further than they allow",
+            ),
             elections_won: counter(r, "elections_won", "Times this node became the leader"),
             leadership_transfers: counter(r, "leadership_transfers", "Leadership handed over"),
             hand_overs_at_stop: counter(r, "hand_overs_at_stop", "Hand-overs before a stop"),

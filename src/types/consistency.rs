@@ -66,6 +66,11 @@ pub enum EffectiveLevel {
     Linearizable,
     Lease,
     Local,
+    /// `local; staleness_ms=12`: shows every write acknowledged longer ago than that, in
+    /// milliseconds, before the request came in.
+    LocalWithin {
+        staleness_ms: u64,
+    },
     /// `quorum; r=2; w=2; n=3`: every answered read is held by a write quorum.
     Quorum {
         r: u16,
@@ -86,6 +91,9 @@ impl fmt::Display for EffectiveLevel {
             EffectiveLevel::Linearizable => f.write_str("linearizable"),
             EffectiveLevel::Lease => f.write_str("lease"),
             EffectiveLevel::Local => f.write_str("local"),
+            EffectiveLevel::LocalWithin { staleness_ms } => {
+                write!(f, "local; staleness_ms={staleness_ms}")
+            }
             EffectiveLevel::Quorum { r, w, n } => write!(f, "quorum; r={r}; w={w}; n={n}"),
             EffectiveLevel::Eventual { r, w, n } => write!(f, "eventual; r={r}; w={w}; n={n}"),
         }

@@ -122,10 +122,13 @@ fn keys_that_cannot_be_are_refused_and_change_nothing() {
 fn what_a_request_asks_for_reaches_the_replicator() {
     in_a_world(Mode::Leaderless, |world| async move {
         let started = tokio::time::Instant::now();
-        world.get("/v1/kv/a?consistency=quorum&r=1&w=3&forward=never&timeout=250ms").await;
+        world
+            .get("/v1/kv/a?consistency=quorum&max_staleness=2s&r=1&w=3&forward=never&timeout=250ms")
+            .await;
         let options = world.fake.last_options();
         assert_eq!((options.level, options.r, options.w), (Some(Level::Quorum), Some(1), Some(3)));
         assert!(!options.may_forward);
+        assert_eq!(options.max_staleness.map(|bound| bound.as_millis()), Some(2_000));
         assert_eq!((options.deadline - started).as_millis(), 250);
         world.store("a", "1").await;
         let options = world.fake.last_options();
@@ -140,8 +143,8 @@ fn parameters_that_are_not_understood_are_refused_by_name() {
     in_a_world(Mode::Leader, |world| async move {
         for (query, named, said) in [
             ("consistency=strong", "consistency", "linearizable, lease, quorum or local"),
-            ("consistancy=local", "consistancy", "consistency, r, w, forward, timeout"),
-            ("prefix=a", "prefix", "consistency, r, w, forward, timeout"),
+            ("consistancy=local", "consistancy", "consistency, max_staleness, r, w"),
+            ("prefix=a", "prefix", "consistency, max_staleness, r, w"),
             ("r=0", "r", "1 or more"),
             ("w=x", "w", "1 or more"),
             ("r=1&r=2", "r", "given twice"),

@@ -10,6 +10,7 @@ mod catching_up;
 mod garbage;
 mod killed_in_turn;
 mod leadership;
+mod levels;
 mod load;
 mod membership;
 mod nemesis;

@@ -43,6 +43,8 @@ pub struct Trial {
 pub struct Answer {
     pub status: u16,
     pub etag: Option<String>,
+    /// The level that was served.
+    pub level: Option<String>,
     pub body: String,
 }
 
@@ -103,6 +105,7 @@ impl Trial {
         Answer {
             status: answer.status,
             etag: answer.header("etag").map(str::to_owned),
+            level: answer.header("quorate-consistency").map(str::to_owned),
             body: String::from_utf8_lossy(answer.body).into_owned(),
         }
     }

@@ -278,6 +278,10 @@ fn weaker_reads_take_no_part() {
         made.put(1);
         made.put(2);
         made.get(1).level = Level::Local;
+    });
+    bad(|made| {
+        made.put(1);
+        made.put(2);
         made.get(1).level = Level::Lease;
     });
 }

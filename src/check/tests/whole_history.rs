@@ -162,7 +162,7 @@ fn a_stale_read_breaks_a_promise_only_where_freshness_is_promised() {
     };
     assert_eq!(stale(Mode::Leader, |_| ()), (1, true));
     assert_eq!(stale(Mode::Leader, |op| op.level = Level::Local), (1, false));
-    assert_eq!(stale(Mode::Leader, |op| op.level = Level::Lease), (1, false));
+    assert_eq!(stale(Mode::Leader, |op| op.level = Level::Lease), (1, true));
     assert_eq!(stale(Mode::Leaderless, |_| ()), (1, true));
     assert_eq!(stale(Mode::Leaderless, |op| op.r = Some(1)), (1, false));
     assert_eq!(stale(Mode::Leaderless, |op| op.level = Level::Local), (1, false));
@@ -256,6 +256,25 @@ fn going_back_at_a_weak_level_is_counted_and_does_not_bind_quorum_reads() {
     let findings = local.check();
     assert!(findings.iter().all(|f| !f.is_broken()), "{findings:#?}");
     assert_eq!(only(&findings, "read-went-back", "local").found, 1);
+}
+
+#[test]
+fn a_bounded_read_must_show_what_was_acknowledged_longer_ago_than_its_bound() {
+    let read = |bound_ms, later_us, staleness_ms| {
+        let mut made = Made::new(Mode::Leader);
+        made.put(1);
+        let acknowledged_us = made.put(2).answered_us;
+        let read = made.get(1);
+        (read.level, read.max_staleness_ms) = (Level::Local, Some(bound_ms));
+        read.served = Some(Served(EffectiveLevel::LocalWithin { staleness_ms }));
+        read.invoked_us = acknowledged_us + later_us;
+        read.answered_us = read.invoked_us + 1;
+        broken(made)
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(read(2, 2_000, 1), none, "no longer ago than the bound");
+    assert_eq!(read(2, 2_001, 1), ["staleness-bound"]);
+    assert_eq!(read(2, 100, 3), ["level-not-served"], "further behind than was asked for");
 }
 
 #[test]

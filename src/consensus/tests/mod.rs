@@ -4,6 +4,7 @@ mod catching_up;
 mod group;
 mod idempotency;
 mod leadership;
+mod leases;
 mod machine;
 mod membership;
 mod recovery;

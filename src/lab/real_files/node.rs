@@ -200,6 +200,7 @@ impl Running {
     fn options(&self) -> RequestOptions {
         RequestOptions {
             level: None,
+            max_staleness: None,
             r: None,
             w: None,
             may_forward: false,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::freshness::Freshness;
 use super::gate::Confirmed;
 use super::group::Group;
 use super::queue::Queue;
@@ -25,6 +26,7 @@ pub struct Context<G> {
     pub transport: SharedTransport,
     pub metrics: Metrics,
     pub queue: Queue,
+    pub freshness: Freshness,
 }
 
 impl<G: Group> Context<G> {
@@ -83,6 +85,9 @@ impl<G: Group> Context<G> {
     }
 
     pub fn read_cost(&self, confirmed: Confirmed) -> Cost {
+        if confirmed.by_lease {
+            return Cost { messages: 2, acks: 1 };
+        }
         self.cost(confirmed.asked_leader)
     }
 

@@ -22,11 +22,22 @@ pub enum Verdict {
     Unknown { reason: String },
 }
 
+/// How the leader is to vouch for a read index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadIndexRequest {
+    /// A majority confirms that it leads.
+    Confirmed,
+    /// Its lease will do, where it holds it.
+    ByLease,
+}
+
 /// What a node that is asked for a read index answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadIndexAnswer {
     /// A read asked for before the request was sent must wait for this index.
     Index(u64),
+    /// The same, on the word of the leader's lease.
+    ByLease(u64),
     /// It could not confirm that it leads.
     NotConfirmed { leader: Option<NodeId>, reason: String },
 }

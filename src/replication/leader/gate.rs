@@ -4,6 +4,8 @@
 //! write acknowledged before the read was asked for, confirmed by a majority, and have applied it.
 //! One confirmation is as good for a thousand reads as for one, so reads gather at the gate and
 //! leave in rounds. A follower's round asks the leader, and joins the leader's own next round there.
+//! A second gate of the same kind, for reads at `lease`, asks the leader for its lease's word alone;
+//! where it holds none, it confirms.
 //!
 //! **Guarantees.** A read leaves with a round whose confirmation was begun after the read arrived:
 //! one that has departed takes nobody in.
@@ -21,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Context;
-use super::forward::{ReadIndexAnswer, decode, encode};
+use super::forward::{ReadIndexAnswer, ReadIndexRequest, decode, encode};
 use super::group::{Group, while_leading};
 use crate::error::{ReadError, Refusal};
 use crate::peer::{Inbound, Lane, Reply, Request, Service};
@@ -49,6 +51,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Where reads wait to be linearizable.
 pub struct ReadGate<G> {
     context: Arc<Context<G>>,
+    /// What a round of this gate asks the leader for.
+    asks: ReadIndexRequest,
     next: Mutex<Next>,
     wake: Notify,
 }
@@ -78,10 +82,14 @@ struct Round {
 pub struct Confirmed {
     /// Whether another node was asked over a peer link.
     pub asked_leader: bool,
+    /// Whether the leader's lease alone vouches for it, and no majority was asked.
+    pub by_lease: bool,
 }
 
 /// A round that left the gate. Dropped without an outcome, it tells its reads that the node stops.
 struct Departed {
+    /// When it left: what this node has applied for it is as fresh as this.
+    at: Instant,
     round: Arc<Round>,
     deadline: Instant,
     has_local: bool,
@@ -121,9 +129,9 @@ fn stopping() -> ReadError {
 
 impl<G: Group> ReadGate<G> {
     /// An open gate; rounds leave it while [`ReadGate::run`] runs.
-    pub fn new(context: Arc<Context<G>>) -> ReadGate<G> {
+    pub fn new(context: Arc<Context<G>>, asks: ReadIndexRequest) -> ReadGate<G> {
         let next = Mutex::new(Next::empty());
-        ReadGate { context, next, wake: Notify::new() }
+        ReadGate { context, asks, next, wake: Notify::new() }
     }
 
     /// Waits until this node's table holds every write acknowledged anywhere before the call.
@@ -144,9 +152,20 @@ impl<G: Group> ReadGate<G> {
         }
     }
 
-    /// Takes another node's request for a read index into the next round. One hop at most: where
-    /// this node does not lead, it says so.
+    /// Takes another node's request for a read index into the next round, unless its lease answers
+    /// it at once. One hop at most: where this node does not lead, it says so.
     pub fn take(&self, inbound: Inbound) {
+        match decode(&inbound.body) {
+            Ok(ReadIndexRequest::Confirmed) => {}
+            Ok(ReadIndexRequest::ByLease) => {
+                if let Some(index) = self.context.group.lease_index() {
+                    return answer(inbound.reply, &ReadIndexAnswer::ByLease(index));
+                }
+            }
+            Err(problem) => {
+                return inbound.reply.refuse(format!("no request for a read index: {problem}"));
+            }
+        }
         let leader = self.context.group.leader();
         if leader != Some(self.context.node) {
             return not_confirmed([inbound.reply], leader, "this node does not lead");
@@ -178,7 +197,7 @@ impl<G: Group> ReadGate<G> {
         loop {
             while confirming.len() < MAX_CONFIRMING && applying.len() < MAX_APPLYING {
                 let Some(departed) = self.depart() else { break };
-                confirming.push(Box::pin(confirm(self.context.clone(), departed)));
+                confirming.push(Box::pin(confirm(self.context.clone(), self.asks, departed)));
             }
             tokio::select! {
                 biased;
@@ -206,7 +225,8 @@ impl<G: Group> ReadGate<G> {
         let closed = next.closed;
         let left = std::mem::replace(&mut *next, Next { closed, ..Next::empty() });
         let (round, has_local, remote) = (left.round, left.has_local, left.remote);
-        Some(Departed { round, deadline, has_local, remote })
+        let at = self.context.runtime.now();
+        Some(Departed { at, round, deadline, has_local, remote })
     }
 
     /// Why a read was not let through in time.
@@ -238,6 +258,7 @@ impl Next {
 /// was not to be had by the round's deadline; its reads have given up by then.
 async fn confirm<G: Group>(
     context: Arc<Context<G>>,
+    asks: ReadIndexRequest,
     mut departed: Departed,
 ) -> Option<(Departed, u64, Confirmed)> {
     let (group, runtime) = (&*context.group, &context.runtime);
@@ -246,7 +267,8 @@ async fn confirm<G: Group>(
         let attempt = (runtime.now() + ATTEMPT).min(departed.deadline);
         let answer = match leader {
             Some(leader) if leader == context.node => {
-                confirm_here(&context, &mut departed.remote, attempt).await
+                let index = confirm_here(&context, &mut departed.remote, attempt).await;
+                index.map(|index| (index, false))
             }
             other => {
                 let remote = std::mem::take(&mut departed.remote);
@@ -255,7 +277,7 @@ async fn confirm<G: Group>(
                     return None;
                 }
                 match other {
-                    Some(leader) => ask_leader(&context, leader, attempt).await,
+                    Some(leader) => ask_leader(&context, asks, leader, attempt).await,
                     None => {
                         group.leader_change(None, departed.deadline).await;
                         continue;
@@ -264,9 +286,12 @@ async fn confirm<G: Group>(
             }
         };
         match answer {
-            Ok(index) => {
+            Ok((index, by_lease)) => {
                 let asked_leader = leader != Some(context.node);
-                return Some((departed, index, Confirmed { asked_leader }));
+                if planted::is(Bug::StalenessTimedBeforeApplied) {
+                    context.freshness.as_of(departed.at);
+                }
+                return Some((departed, index, Confirmed { asked_leader, by_lease }));
             }
             Err(trouble) => *departed.round.trouble.lock() = Some(trouble),
         }
@@ -301,22 +326,25 @@ async fn confirm_here<G: Group>(
     }
 }
 
+/// The index that the leader gives, and whether its lease alone vouches for it.
 async fn ask_leader<G: Group>(
     context: &Context<G>,
+    asks: ReadIndexRequest,
     leader: NodeId,
     deadline: Instant,
-) -> Result<u64, String> {
+) -> Result<(u64, bool), String> {
     let call = context.transport.call(Request {
         to: leader,
         lane: Lane::Control,
         service: Service::ReadIndex,
         epoch: None,
         deadline,
-        body: bytes::Bytes::new(),
+        body: encode(&asks)?,
     });
     match while_leading(&*context.group, &context.runtime, leader, deadline, call).await {
         Some(Ok(body)) => match decode(&body)? {
-            ReadIndexAnswer::Index(index) => Ok(index),
+            ReadIndexAnswer::Index(index) => Ok((index, false)),
+            ReadIndexAnswer::ByLease(index) => Ok((index, true)),
             ReadIndexAnswer::NotConfirmed { reason, .. } => Err(format!("node {leader}: {reason}")),
         },
         Some(Err(error)) => Err(error.to_string()),
@@ -338,6 +366,7 @@ async fn apply<G: Group>(
     // is the latest of theirs.
     let at_once = planted::is(Bug::ReadBeforeApplied);
     if at_once || context.group.wait_applied(index, departed.deadline).await {
+        context.freshness.as_of(departed.at);
         departed.round.finish(Ok(confirmed));
     } else {
         let detail = format!("it has not applied the log up to entry {index} yet");

@@ -28,6 +28,9 @@ pub trait Group: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<u64, ReadIndexError>> + Send;
 
+    /// See [`Consensus::lease_index`].
+    fn lease_index(&self) -> Option<u64>;
+
     /// See [`Consensus::wait_applied`].
     fn wait_applied(&self, index: u64, deadline: Instant) -> impl Future<Output = bool> + Send;
 
@@ -75,6 +78,10 @@ impl Group for Consensus {
 
     async fn read_index(&self, deadline: Instant) -> Result<u64, ReadIndexError> {
         Consensus::read_index(self, deadline).await
+    }
+
+    fn lease_index(&self) -> Option<u64> {
+        Consensus::lease_index(self)
     }
 
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {

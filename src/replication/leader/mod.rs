@@ -4,7 +4,8 @@
 //! from wherever they arrive; reads pass the `gate` and are then served from this node's own
 //! table, so that followers carry their share.
 //!
-//! **Guarantees.** Writes are linearizable; so are reads and lists, unless they ask for `local`. A
+//! **Guarantees.** Writes are linearizable; so are reads and lists, unless they ask for `local`; at
+//! `lease` as long as no clock runs twice as fast as another. A
 //! write that is answered *not applied* never shows up, and one that is answered *unknown* shows up
 //! wholly and once, or not at all. A request crosses one peer link at most.
 //!
@@ -36,11 +37,13 @@ use crate::types::{EffectiveLevel, Key, Level, MemberChange, Mode, NodeId, Recor
 mod context;
 mod flight;
 mod forward;
+mod freshness;
 mod gate;
 mod group;
 mod list;
 mod pump;
 mod queue;
+mod reads;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -48,7 +51,8 @@ mod tests;
 pub use self::group::Group;
 
 use self::context::Context;
-use self::forward::{Verdict, decode, encode};
+use self::forward::{ReadIndexRequest, Verdict, decode, encode};
+use self::freshness::Freshness;
 use self::gate::ReadGate;
 use self::list::TableRows;
 use self::pump::Pump;
@@ -97,8 +101,10 @@ struct Admitted {
 pub struct Leader<G = Consensus> {
     context: Arc<Context<G>>,
     gate: Arc<ReadGate<G>>,
+    /// The gate of reads at `lease`.
+    lease_gate: Arc<ReadGate<G>>,
     pump_task: Mutex<Option<Task<()>>>,
-    gate_task: Task<()>,
+    gate_tasks: [Task<()>; 2],
     /// The end of the log at the start; [`Replicator::ready`] waits until it is applied.
     caught_up_index: u64,
     caught_up: AtomicBool,
@@ -118,36 +124,22 @@ impl<G: Group> Leader<G> {
             transport: options.transport,
             metrics: options.metrics,
             queue: Queue::default(),
+            freshness: Freshness::default(),
         });
         let boot = if planted::is(Bug::BootNumberReused) { 1 } else { options.boot };
         let pump = Pump::new(context.clone(), boot);
-        let gate = Arc::new(ReadGate::new(context.clone()));
+        let gate = Arc::new(ReadGate::new(context.clone(), ReadIndexRequest::Confirmed));
+        let lease_gate = Arc::new(ReadGate::new(context.clone(), ReadIndexRequest::ByLease));
+        let run = |gate: &Arc<ReadGate<G>>| context.runtime.spawn(gate.clone().run());
         Leader {
             pump_task: Mutex::new(Some(context.runtime.spawn(pump.run()))),
-            gate_task: context.runtime.spawn(gate.clone().run()),
+            gate_tasks: [run(&gate), run(&lease_gate)],
             caught_up_index,
             caught_up: AtomicBool::new(false),
             gate,
+            lease_gate,
             context,
         }
-    }
-
-    /// Passes the gate where the level asks for it.
-    async fn admit(&self, options: &RequestOptions) -> Result<Admitted, ReadError> {
-        refuse_replica_counts(options)?;
-        let (level, cost) = match options.level.unwrap_or(Level::default_for(Mode::Leader)) {
-            Level::Linearizable | Level::Quorum => {
-                let confirmed = self.gate.pass(options.deadline).await?;
-                (EffectiveLevel::Linearizable, self.context.read_cost(confirmed))
-            }
-            Level::Lease => {
-                let what = "consistency 'lease'".to_owned();
-                return Err(Refusal::NotImplemented { what, mode: Mode::Leader }.into());
-            }
-            Level::Local => (EffectiveLevel::Local, Cost { messages: 0, acks: 1 }),
-        };
-        let installs = self.context.whole_table()?;
-        Ok(Admitted { level, cost, installs })
     }
 
     async fn write(
@@ -245,6 +237,7 @@ impl<G: Group> Leader<G> {
     async fn stop(&self) {
         self.context.queue.close();
         self.gate.close();
+        self.lease_gate.close();
         let task = self.pump_task.lock().take();
         if let Some(mut task) = task {
             let grace = self.context.runtime.now() + SHUTDOWN_GRACE;
@@ -253,14 +246,14 @@ impl<G: Group> Leader<G> {
             }
         }
         self.context.queue.drain();
-        self.gate_task.abort();
+        self.gate_tasks.iter().for_each(Task::abort);
     }
 }
 
 impl<G> Drop for Leader<G> {
     fn drop(&mut self) {
         let task = self.pump_task.get_mut().take();
-        task.iter().chain([&self.gate_task]).for_each(Task::abort);
+        task.iter().chain(&self.gate_tasks).for_each(Task::abort);
     }
 }
 
@@ -366,6 +359,9 @@ impl<G: Group> Replicator for Leader<G> {
 
 fn check_write_level(options: &RequestOptions) -> Result<(), Refusal> {
     refuse_replica_counts(options)?;
+    if options.max_staleness.is_some() {
+        return Err(reads::staleness_without_local());
+    }
     match options.level {
         None | Some(Level::Linearizable) => Ok(()),
         Some(level @ (Level::Quorum | Level::Lease | Level::Local)) => {

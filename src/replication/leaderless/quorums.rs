@@ -50,6 +50,7 @@ pub fn for_write(
     n: u16,
     options: &RequestOptions,
 ) -> Result<Quorums, Refusal> {
+    no_staleness_bound(options)?;
     match options.level {
         None | Some(Level::Quorum) => {}
         Some(Level::Linearizable) => return Err(not_yet("a linearizable write")),
@@ -70,6 +71,7 @@ pub fn for_read(
     n: u16,
     options: &RequestOptions,
 ) -> Result<ReadPlan, Refusal> {
+    no_staleness_bound(options)?;
     match options.level {
         None | Some(Level::Quorum) => quorums(settings, n, options).map(ReadPlan::Quorum),
         Some(Level::Linearizable) => Err(not_yet("a linearizable read")),
@@ -82,6 +84,18 @@ pub fn for_read(
             (Some(_), _) => Err(bad("r", "a local read asks one replica".to_owned())),
             (None, Some(_)) => Err(bad("w", "a local read asks one replica".to_owned())),
         },
+    }
+}
+
+/// No node knows how far it lags where nobody orders the writes.
+fn no_staleness_bound(options: &RequestOptions) -> Result<(), Refusal> {
+    match options.max_staleness {
+        None => Ok(()),
+        Some(_) => {
+            let problem =
+                "belongs to leader mode: without a leader no replica knows how far it lags";
+            Err(bad("max_staleness", problem.to_owned()))
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use crate::error::{ReadError, Refusal};
 use crate::peer::Service;
 use crate::replication::{Cost, List, ReadAnswer, Replicator, RequestOptions};
 use crate::storage::rows::Bound;
-use crate::types::{Content, EffectiveLevel, Level, Mode};
+use crate::types::{Content, EffectiveLevel, Level};
 
-async fn read_at(
+pub(super) async fn read_at(
     world: &Arc<World>,
     node: u16,
     options: RequestOptions,
@@ -25,13 +25,13 @@ async fn read(world: &Arc<World>, node: u16) -> Result<ReadAnswer, ReadError> {
     read_at(world, node, within(world, ms(1_000))).await
 }
 
-async fn write(world: &Arc<World>, node: u16, to: &str, value: &str) {
+pub(super) async fn write(world: &Arc<World>, node: u16, to: &str, value: &str) {
     let part = world.node(node);
     let options = within(world, ms(1_000));
     Replicator::write(&*part, put(to, value), options).await.expect("is written");
 }
 
-fn value(answer: &Result<ReadAnswer, ReadError>) -> Option<String> {
+pub(super) fn value(answer: &Result<ReadAnswer, ReadError>) -> Option<String> {
     let record = answer.as_ref().expect("is answered").record.as_ref()?;
     match &record.content {
         Content::Value { bytes, .. } => Some(String::from_utf8_lossy(bytes).into_owned()),
@@ -39,11 +39,11 @@ fn value(answer: &Result<ReadAnswer, ReadError>) -> Option<String> {
     }
 }
 
-fn rounds(world: &World) -> u64 {
+pub(super) fn rounds(world: &World) -> u64 {
     (1..=3).map(|id| world.node(id).context.metrics.read_index_rounds.get()).sum()
 }
 
-fn asked(world: &World) -> usize {
+pub(super) fn asked(world: &World) -> usize {
     world.sent.lock().iter().filter(|(_, _, service)| *service == Service::ReadIndex).count()
 }
 
@@ -214,10 +214,6 @@ fn reads_are_served_at_the_levels_that_exist() {
     in_a_world(11, async |world| {
         let quorum = read_at(&world, 2, at_level(&world, Level::Quorum)).await;
         assert_eq!(quorum.expect("is answered").level, EffectiveLevel::Linearizable);
-        let lease = read_at(&world, 1, at_level(&world, Level::Lease)).await;
-        let what = "consistency 'lease'".to_owned();
-        let mode = Mode::Leader;
-        assert_eq!(lease, Err(Refusal::NotImplemented { what, mode }.into()));
         let options = RequestOptions { r: Some(1), ..within(&world, ms(100)) };
         let counted = read_at(&world, 1, options).await;
         let bad = matches!(

@@ -56,6 +56,8 @@ pub struct World {
     pub proposing: AtomicUsize,
     pub most_proposing: AtomicUsize,
     pub read_index_delay: Mutex<Duration>,
+    /// Whether whoever leads holds the lease.
+    pub lease: AtomicBool,
     pub sent: Mutex<Vec<(NodeId, NodeId, Service)>>,
 }
 
@@ -92,6 +94,7 @@ impl World {
             proposing: AtomicUsize::new(0),
             most_proposing: AtomicUsize::new(0),
             read_index_delay: Mutex::new(Duration::from_millis(1)),
+            lease: AtomicBool::new(false),
             sent: Mutex::default(),
         });
         for (id, node) in &world.nodes {
@@ -320,6 +323,11 @@ impl Group for FakeGroup {
         Ok(index)
     }
 
+    fn lease_index(&self) -> Option<u64> {
+        let holds = self.world.lease.load(Ordering::Relaxed) && self.leader() == Some(self.node);
+        holds.then(|| *self.own().applied.borrow() as u64)
+    }
+
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
         let mut applied = self.own().applied.subscribe();
         let reached = applied.wait_for(|applied| *applied as u64 >= index);
@@ -412,7 +420,14 @@ pub fn put(to: &str, value: &str) -> Write {
 /// Options with a deadline this far away.
 pub fn within(world: &World, wait: Duration) -> RequestOptions {
     let deadline = world.runtime.now() + wait;
-    RequestOptions { level: None, r: None, w: None, may_forward: true, deadline }
+    RequestOptions {
+        level: None,
+        max_staleness: None,
+        r: None,
+        w: None,
+        may_forward: true,
+        deadline,
+    }
 }
 
 pub fn at_level(world: &World, level: Level) -> RequestOptions {

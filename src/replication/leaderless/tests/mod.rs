@@ -206,6 +206,7 @@ impl Cluster {
     fn options(&self) -> RequestOptions {
         RequestOptions {
             level: None,
+            max_staleness: None,
             r: None,
             w: None,
             may_forward: true,
