@@ -367,7 +367,7 @@ mod tests {
             ("--targets nowhere", &["--targets nowhere", "HOST:PORT"]),
             ("--mix get --consistency strong", &["--consistency", "'strong'", "local"]),
             ("--consistency local", &["--consistency local", "--mix with reads"]),
-            ("--mix lease-get", &["--mix lease", "linearizable or quorum or local"]),
+            ("--mode leaderless --mix lease-get", &["--mix lease", "quorum or local"]),
             (
                 "--mode leaderless --mix get --consistency linearizable",
                 &["--consistency linearizable", "quorum or local in leaderless mode"],

@@ -316,6 +316,12 @@ pub const KEYS: &[Key] = &[
         show
     ),
     key!(
+        "limits.max_queue_wait_ms",
+        "milliseconds that writes may wait their turn; while they wait longer, more are answered 429",
+        limits.max_queue_wait = |t| millis(t, 10, 600_000),
+        ms
+    ),
+    key!(
         "limits.max_connections",
         "client connections held at a time",
         limits.max_connections = |t| number(t, 1, 1_000_000),

@@ -191,6 +191,8 @@ pub struct Limits {
     /// Keys on a page of a list.
     pub max_list_items: usize,
     pub max_requests_in_flight: usize,
+    /// While the oldest write has waited its turn for longer than this, more are refused.
+    pub max_queue_wait: Duration,
     pub max_connections: usize,
     /// A request that took this long is answered with what is known then.
     pub request_timeout: Duration,
@@ -252,6 +254,8 @@ impl Settings {
                 max_batch_bytes: 8 << 20,
                 max_list_items: 1_000,
                 max_requests_in_flight: 4_096,
+                // Longer than an election, which must cost no refusals, and well below the timeout.
+                max_queue_wait: Duration::from_secs(1),
                 max_connections: 4_096,
                 request_timeout: Duration::from_secs(5),
             },

@@ -80,6 +80,7 @@ pub fn build(parts: ReplicatorParts) -> Result<Arc<dyn Replicator>, StartError> 
             table,
             transport,
             metrics,
+            max_queue_wait: settings.limits.max_queue_wait,
         }))),
         Mode::Leaderless => Ok(Arc::new(Leaderless::start(LeaderlessOptions {
             runtime,

@@ -59,6 +59,7 @@ pub struct Metrics {
     pub read_index_rounds: Counter,
     pub lease_reads: Counter,
     pub stale_reads_refused: Counter,
+    pub writes_refused_as_slow: Counter,
     /// Times this node became the leader.
     pub elections_won: Counter,
     /// Times this node handed leadership over, and of those the ones before it stopped.
@@ -111,6 +112,11 @@ impl Metrics {
                 r,
                 "lease_reads",
                 "Reads the leader answered from its lease alone",
+            ),
+            writes_refused_as_slow: counter(
+                r,
+                "writes_refused_as_slow",
+                "Writes refused because those before them waited their turn for too long",
             ),
             stale_reads_refused: counter(
                 r,

@@ -283,7 +283,7 @@ impl BenchOptions {
 /// The levels that reads may ask for.
 fn offered(mode: Mode) -> &'static [Level] {
     match mode {
-        Mode::Leader => &[Level::Linearizable, Level::Quorum, Level::Local],
+        Mode::Leader => &[Level::Linearizable, Level::Lease, Level::Quorum, Level::Local],
         Mode::Leaderless => &[Level::Quorum, Level::Local],
     }
 }

@@ -87,6 +87,8 @@ pub struct LeaderOptions<G = Consensus> {
     pub table: Arc<dyn Table>,
     pub transport: SharedTransport,
     pub metrics: Metrics,
+    /// While the oldest write has waited its turn for longer than this, more are refused.
+    pub max_queue_wait: Duration,
 }
 
 /// A read that may look at the table.
@@ -123,7 +125,7 @@ impl<G: Group> Leader<G> {
             table: options.table,
             transport: options.transport,
             metrics: options.metrics,
-            queue: Queue::default(),
+            queue: Queue::new(options.max_queue_wait),
             freshness: Freshness::default(),
         });
         let boot = if planted::is(Bug::BootNumberReused) { 1 } else { options.boot };
@@ -161,9 +163,14 @@ impl<G: Group> Leader<G> {
         }
         context.may_serve(options.may_forward)?;
         let (slot, mut waiter) = slot();
-        let pending = Pending::new(write, slot, options.deadline, options.may_forward);
-        context.queue.push_write(pending).map_err(|full| match full {
+        let now = context.runtime.now();
+        let pending = Pending::new(write, slot, now, options.deadline, options.may_forward);
+        context.queue.push_write(pending, context.may_drain()).map_err(|full| match full {
             Full::Full => Refusal::Overloaded { what: "the write queue", retry_after: RETRY_AFTER },
+            Full::Slow { waited } => {
+                context.metrics.writes_refused_as_slow.inc();
+                Refusal::Overloaded { what: "the time that writes may wait", retry_after: waited }
+            }
             Full::Closed => Refusal::NotReady { detail: "it is stopping".to_owned() },
         })?;
         let settled = context.runtime.deadline(options.deadline, &mut waiter).await;

@@ -1,11 +1,14 @@
 //! What waits for the pump: writes of this node's clients, and submissions from other nodes.
 //!
 //! **Bounds.** Both queues are bounded by count and by bytes; what does not fit is refused, and
-//! definitely not applied.
+//! definitely not applied. So is a write that comes while the oldest has waited its turn for longer
+//! than the settings allow: a queue that is never empty gives nobody more, and everybody latency
+//! (Nichols and Jacobson, "Controlling Queue Delay", 2012, measure it by the same wait).
 
 use std::collections::VecDeque;
 use std::mem::take;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -37,6 +40,7 @@ const WRITE_OVERHEAD_BYTES: usize = 64;
 pub struct Pending {
     pub write: Write,
     pub slot: Arc<Slot>,
+    pub queued_at: Instant,
     pub deadline: Instant,
     /// Whether it may go to another node.
     pub may_forward: bool,
@@ -45,9 +49,15 @@ pub struct Pending {
 
 impl Pending {
     /// A write that waits.
-    pub fn new(write: Write, slot: Arc<Slot>, deadline: Instant, may_forward: bool) -> Pending {
+    pub fn new(
+        write: Write,
+        slot: Arc<Slot>,
+        queued_at: Instant,
+        deadline: Instant,
+        may_forward: bool,
+    ) -> Pending {
         let bytes = write_bytes(&write);
-        Pending { write, slot, deadline, may_forward, bytes }
+        Pending { write, slot, queued_at, deadline, may_forward, bytes }
     }
 }
 
@@ -81,14 +91,18 @@ pub struct Remote {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     Full,
+    /// The oldest write has waited its turn for this long.
+    Slow {
+        waited: Duration,
+    },
     Closed,
 }
 
 /// The two queues, and how the pump learns of them.
-#[derive(Default)]
 pub struct Queue {
     state: Mutex<State>,
     wake: Notify,
+    longest_wait: Duration,
 }
 
 #[derive(Default)]
@@ -101,12 +115,25 @@ struct State {
 }
 
 impl Queue {
-    /// Queues a client's write.
-    pub fn push_write(&self, pending: Pending) -> Result<(), Full> {
+    /// Queues that refuse more while the oldest write has waited for longer than `longest_wait`.
+    pub fn new(longest_wait: Duration) -> Queue {
+        Queue { state: Mutex::default(), wake: Notify::new(), longest_wait }
+    }
+
+    /// Queues a client's write. `may_drain` says that those before it wait their turn alone: where
+    /// there is no leader, how long they have waited says nothing.
+    pub fn push_write(&self, pending: Pending, may_drain: bool) -> Result<(), Full> {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         if state.closed {
             return Err(Full::Closed);
+        }
+        if may_drain {
+            state.drop_left(&mut dropped);
+            let waited = state.longest_wait(pending.queued_at);
+            if waited > self.longest_wait {
+                return Err(Full::Slow { waited });
+            }
         }
         if !state.has_room(pending.bytes) {
             state.drop_left(&mut dropped);
@@ -202,6 +229,12 @@ impl Queue {
 }
 
 impl State {
+    /// How long the oldest write has waited.
+    fn longest_wait(&self, now: Instant) -> Duration {
+        let oldest = self.writes.front();
+        oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest.queued_at))
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         self.writes.len() < MAX_QUEUED_WRITES && self.write_bytes + bytes <= MAX_QUEUED_WRITE_BYTES
     }

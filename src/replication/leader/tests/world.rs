@@ -114,6 +114,7 @@ impl World {
             table: self.nodes[&node].table.clone(),
             transport: Arc::new(Wires { from: node, world: Arc::downgrade(self) }),
             metrics: Metrics::new(),
+            max_queue_wait: Duration::from_secs(1),
         }
     }
 

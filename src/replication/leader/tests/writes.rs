@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -376,6 +377,64 @@ fn a_full_queue_refuses_and_has_room_again_once_clients_left() {
         // The bytes around each value push the last one out.
         assert_eq!(results.iter().filter(|r| refused(r)).count(), 1);
         assert!(is_no_leader(&one().await), "those whose clients left still take room");
+    });
+}
+
+/// Writes that arrive twice as fast as entries are applied, for some seconds; how each ended, and how
+/// long it took.
+async fn too_many_writes(world: &Arc<World>) -> Vec<(Result<WriteAnswer, WriteError>, Duration)> {
+    let one = async |number: u64| {
+        world.runtime.sleep(ms(5 * number)).await;
+        let began = world.runtime.now();
+        let heavy = Write {
+            change: Change::Put { value: Bytes::from(vec![7; 256 << 10]), content_type: None },
+            ..put("a", "")
+        };
+        let result = write_at(world, 1, heavy, within(world, ms(30_000))).await;
+        (result, world.runtime.now() - began)
+    };
+    // Three entries of at most 15 such writes are under way, for 500 ms each: 90 a second.
+    world.fates.lock().extend((0..2_000).map(|_| Fate::Commit(ms(500))));
+    join_all((0..1_200).map(one)).await
+}
+
+#[test]
+fn under_too_much_load_writes_are_refused_before_they_wait_for_long_and_taken_again_after() {
+    in_a_world(23, async |world| {
+        world.lease.store(true, Ordering::Relaxed);
+        let ended = too_many_writes(&world).await;
+        let slow = |result: &Result<WriteAnswer, WriteError>| {
+            matches!(result, Err(WriteError::Refused(Refusal::Overloaded { retry_after, .. }))
+                if *retry_after > ms(1_000))
+        };
+        let refused = ended.iter().filter(|(result, _)| slow(result)).count();
+        let written = ended.iter().filter(|(result, _)| result.is_ok()).count();
+        let other = ended.iter().find(|(result, _)| result.is_err() && !slow(result));
+        assert!(other.is_none(), "no write waits in vain: {other:?}");
+        assert!(refused > 100 && written > 200, "{refused} refused, {written} written");
+        // What was taken waited for its turn and a little, not for the six seconds that the load took.
+        let longest =
+            ended.iter().filter(|(result, _)| result.is_ok()).map(|(_, took)| *took).max();
+        assert!(longest < Some(ms(3_000)), "{longest:?}");
+        let at_once = ended.iter().filter(|(result, _)| slow(result)).map(|(_, took)| *took).max();
+        assert_eq!(at_once, Some(ms(0)));
+        assert_eq!(world.node(1).context.metrics.writes_refused_as_slow.get(), refused as u64);
+        world.fates.lock().clear();
+        assert!(write(&world, 1, "after").await.is_ok());
+    });
+}
+
+#[test]
+fn writes_that_wait_for_a_leader_are_no_overload() {
+    in_a_world(24, async |world| {
+        world.elect(None);
+        let early = write_at(&world, 1, put("a", "1"), within(&world, ms(5_000)));
+        let late = async {
+            world.runtime.sleep(ms(2_000)).await;
+            write_at(&world, 1, put("a", "2"), within(&world, ms(500))).await
+        };
+        let (_, late) = tokio::join!(early, late);
+        assert!(is_no_leader(&late), "{late:?}");
     });
 }
 
