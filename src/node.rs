@@ -41,7 +41,7 @@ use crate::runtime::watch;
 use crate::storage::disk::Disk;
 use crate::storage::identity::{Identity, PinnedLayout};
 use crate::storage::log::{CommitLog, LogError, Position};
-use crate::storage::table::{MemoryTable, SledTable, Table, TableError, WriteBehind};
+use crate::storage::table::{FjallTable, MemoryTable, SledTable, Table, TableError, WriteBehind};
 use crate::telemetry::Metrics;
 use crate::types::{Mode, NodeId};
 
@@ -103,6 +103,8 @@ impl World {
                 let sled = SledTable::open(&table_dir, cache, overlay)?;
                 Ok(Arc::new(WriteBehind::new(sled)?) as Arc<dyn Table>)
             }
+            // It takes small batches as well as large ones, so that nothing gathers before it.
+            Engine::Fjall => Ok(Arc::new(FjallTable::open(&table_dir, storage.table_cache_bytes)?)),
             Engine::Memory => Ok(Arc::new(MemoryTable::open(disk, MEMORY_TABLE_FILE)?)),
         })
     }

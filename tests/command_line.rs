@@ -225,8 +225,10 @@ fn a_data_directory_of_another_node_mode_engine_or_format_is_refused() {
     assert!(other_node.contains("node 1") && other_node.contains("node 2"), "{other_node}");
     let other_mode = refusal(&["--mode=leaderless"]);
     assert!(other_mode.contains("leader mode") || other_mode.contains("mode"), "{other_mode}");
-    let other_engine = refusal(&["--engine=memory"]);
-    assert!(other_engine.contains("engine"), "{other_engine}");
+    for other in ["--engine=memory", "--engine=fjall"] {
+        let other_engine = refusal(&[other]);
+        assert!(other_engine.contains("made with engine sled"), "{other_engine}");
+    }
     let identity = dir.path().join("identity.json");
     let text = std::fs::read_to_string(&identity).expect("an identity");
     std::fs::write(&identity, text.replace("\"format\": 2", "\"format\": 999")).expect("written");

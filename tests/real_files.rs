@@ -44,6 +44,16 @@ fn sled_in_leaderless_mode_holds_every_acknowledged_write() {
 }
 
 #[test]
+fn fjall_in_leader_mode_holds_every_acknowledged_write() {
+    holds(Engine::Fjall, Mode::Leader);
+}
+
+#[test]
+fn fjall_in_leaderless_mode_holds_every_acknowledged_write() {
+    holds(Engine::Fjall, Mode::Leaderless);
+}
+
+#[test]
 fn memory_in_leader_mode_holds_every_acknowledged_write() {
     holds(Engine::Memory, Mode::Leader);
 }

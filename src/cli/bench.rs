@@ -46,7 +46,7 @@ pub(super) struct BenchArgs {
     /// How many nodes to start [default: 3]
     #[arg(long, help_heading = "Nodes")]
     nodes: Option<String>,
-    /// The table engine of every node: sled or memory [default: sled]
+    /// The table engine of every node: sled, fjall or memory [default: sled]
     #[arg(long, help_heading = "Nodes")]
     engine: Option<String>,
     /// A setting of every node, such as leader.heartbeat_ms=50; may be given again
@@ -352,7 +352,7 @@ mod tests {
             ("--keys 0", &["--keys 0", "1 to 100000000"]),
             ("--nodes 10", &["--nodes 10", "1 to 9"]),
             ("--mode leeder", &["--mode leeder", "leaderless or both"]),
-            ("--engine rocks", &["--engine", "'rocks'", "'sled' or 'memory'"]),
+            ("--engine rocks", &["--engine", "'rocks'", "'sled', 'fjall' or 'memory'"]),
             ("--mix puts", &["--mix", "'puts'", "50/50"]),
             ("--rate 0", &["--rate 0", "1 to 1000000"]),
             ("--duration soon", &["--duration soon", "500ms"]),

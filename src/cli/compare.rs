@@ -25,7 +25,7 @@ pub(super) struct CompareArgs {
     /// How many nodes each cluster has
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// The table engine of every node: sled or memory
+    /// The table engine of every node: sled, fjall or memory
     #[arg(long, default_value = "sled")]
     engine: String,
 }

@@ -33,7 +33,7 @@ pub(super) struct NemesisArgs {
     /// How many nodes each cluster has
     #[arg(long, default_value_t = 3)]
     nodes: u16,
-    /// The table engine of every node: sled or memory
+    /// The table engine of every node: sled, fjall or memory
     #[arg(long, default_value = "sled")]
     engine: String,
     /// Where evidence is written: histories of broken promises, what struck when, logs and data

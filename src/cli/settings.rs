@@ -37,7 +37,7 @@ pub(super) struct SettingsArgs {
     /// The data directory of this node
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// The table engine: sled or memory
+    /// The table engine: sled, fjall or memory
     #[arg(long)]
     engine: Option<String>,
     /// The node that leads for ever, the same on every node (leader mode)

@@ -163,7 +163,7 @@ pub const KEYS: &[Key] = &[
         },
         |path: &PathBuf| path.display().to_string()
     ),
-    key!("engine", "the table engine: sled or memory", engine = |t| t.parse(), show),
+    key!("engine", "the table engine: sled, fjall or memory", engine = |t| t.parse(), show),
     key!(
         "log",
         "what is logged: error, warn, info, debug, trace or a tracing filter",

@@ -22,6 +22,8 @@ pub use resolve::{Origin, RawSettings, Resolved, SettingsError};
 pub enum Engine {
     /// sled 0.34: the default.
     Sled,
+    /// fjall 3.
+    Fjall,
     /// Everything in memory, written out whole at each checkpoint: for tests and small data.
     Memory,
 }
@@ -31,6 +33,7 @@ impl Engine {
     pub const fn as_str(self) -> &'static str {
         match self {
             Engine::Sled => "sled",
+            Engine::Fjall => "fjall",
             Engine::Memory => "memory",
         }
     }
@@ -48,8 +51,9 @@ impl FromStr for Engine {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "sled" => Ok(Engine::Sled),
+            "fjall" => Ok(Engine::Fjall),
             "memory" => Ok(Engine::Memory),
-            _ => Err(format!("'{text}' is not an engine: expected 'sled' or 'memory'")),
+            _ => Err(format!("'{text}' is not an engine: expected 'sled', 'fjall' or 'memory'")),
         }
     }
 }

@@ -9,6 +9,7 @@
 mod catching_up;
 mod garbage;
 mod killed_in_turn;
+mod killed_together;
 mod leadership;
 mod levels;
 mod load;

@@ -18,12 +18,17 @@ const SEED: u64 = 20;
 
 #[tokio::test]
 async fn leader_mode_keeps_its_promises_under_every_kind_of_fault() {
-    every_kind_of_fault(Mode::Leader).await;
+    every_kind_of_fault(Engine::Sled, Mode::Leader).await;
+}
+
+#[tokio::test]
+async fn fjall_keeps_its_promises_under_every_kind_of_fault() {
+    every_kind_of_fault(Engine::Fjall, Mode::Leader).await;
 }
 
 #[tokio::test]
 async fn leaderless_mode_keeps_its_promises_under_every_kind_of_fault() {
-    every_kind_of_fault(Mode::Leaderless).await;
+    every_kind_of_fault(Engine::Sled, Mode::Leaderless).await;
 }
 
 #[tokio::test]
@@ -58,21 +63,21 @@ async fn a_cluster_that_something_else_breaks_is_loaded_and_checked_too() {
     assert!(report.acknowledged > 0 && report.directory.join("history.jsonl").exists());
 }
 
-fn plan(mode: Mode, families: &[Family], out: &Path) -> Plan {
+fn plan(engine: Engine, mode: Mode, families: &[Family], out: &Path) -> Plan {
     Plan {
         binary: env!("CARGO_BIN_EXE_quorate").into(),
         mode,
         nodes: 3,
-        engine: Engine::Sled,
+        engine,
         families: families.to_vec(),
         seed: SEED,
         out: out.to_owned(),
     }
 }
 
-async fn every_kind_of_fault(mode: Mode) {
+async fn every_kind_of_fault(engine: Engine, mode: Mode) {
     let out = TempDir::new().expect("a directory");
-    let plan = plan(mode, &Family::ALL, out.path());
+    let plan = plan(engine, mode, &Family::ALL, out.path());
     let mut campaign = Campaign::start(&Runtime::real(), plan).await.expect("it starts");
     let not_tried = campaign.not_tried().to_vec();
     for not_tried in &not_tried {
@@ -127,7 +132,7 @@ fn assert_it_was_a_real_trial(report: &SegmentReport, campaign: &Campaign) {
 
 async fn wiped_disks_are_found(mode: Mode) {
     let out = TempDir::new().expect("a directory");
-    let plan = plan(mode, &[Family::Kill], out.path());
+    let plan = plan(Engine::Sled, mode, &[Family::Kill], out.path());
     let mut campaign = Campaign::start(&Runtime::real(), plan).await.expect("it starts");
     let mut segment = campaign.begin().await.expect("every node serves");
     segment.until_every_node_serves().await.expect("every node acknowledges more");

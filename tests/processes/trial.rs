@@ -51,13 +51,18 @@ pub struct Answer {
 impl Trial {
     /// Three ready nodes, with `flags` beside the usual ones.
     pub async fn start(mode: Mode, flags: &[&str]) -> Trial {
+        Trial::start_with(Engine::Sled, mode, flags).await
+    }
+
+    /// The same with another table engine.
+    pub async fn start_with(engine: Engine, mode: Mode, flags: &[&str]) -> Trial {
         let dir = TempDir::new().expect("a directory");
         let runtime = Runtime::real();
         let spec = ClusterSpec {
             binary: env!("CARGO_BIN_EXE_quorate").into(),
             mode,
             nodes: 3,
-            engine: Engine::Sled,
+            engine,
             name: mode.to_string(),
             data_dir: dir.path().join("data"),
             logs_dir: dir.path().join("logs"),

@@ -49,7 +49,7 @@ mod trial;
 pub use self::images::Kind;
 
 /// The engines that a campaign tries unless told otherwise: all there are.
-pub const ENGINES: [Engine; 2] = [Engine::Sled, Engine::Memory];
+pub const ENGINES: [Engine; 3] = [Engine::Sled, Engine::Fjall, Engine::Memory];
 
 /// Where directories are made unless told otherwise: in memory where there is such a place, since
 /// what reaches a device is decided by the images and not by the device.

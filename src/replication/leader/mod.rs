@@ -56,7 +56,7 @@ use self::freshness::Freshness;
 use self::gate::ReadGate;
 use self::list::TableRows;
 use self::pump::Pump;
-use self::queue::{Full, Pending, Queue, Remote, write_bytes};
+use self::queue::{NotQueued, Pending, Queue, Remote, write_bytes};
 use self::slot::{Leaving, Settled, slot};
 
 /// How long a client should wait before it tries a full queue again: a few batches' time.
@@ -165,13 +165,15 @@ impl<G: Group> Leader<G> {
         let (slot, mut waiter) = slot();
         let now = context.runtime.now();
         let pending = Pending::new(write, slot, now, options.deadline, options.may_forward);
-        context.queue.push_write(pending, context.may_drain()).map_err(|full| match full {
-            Full::Full => Refusal::Overloaded { what: "the write queue", retry_after: RETRY_AFTER },
-            Full::Slow { waited } => {
+        context.queue.push_write(pending, context.may_drain()).map_err(|reason| match reason {
+            NotQueued::NoRoom => {
+                Refusal::Overloaded { what: "the write queue", retry_after: RETRY_AFTER }
+            }
+            NotQueued::Slow { waited } => {
                 context.metrics.writes_refused_as_slow.inc();
                 Refusal::Overloaded { what: "the time that writes may wait", retry_after: waited }
             }
-            Full::Closed => Refusal::NotReady { detail: "it is stopping".to_owned() },
+            NotQueued::Closed => Refusal::NotReady { detail: "it is stopping".to_owned() },
         })?;
         let settled = context.runtime.deadline(options.deadline, &mut waiter).await;
         let left = settled.map_or_else(|| waiter.leave(), Leaving::Settled);

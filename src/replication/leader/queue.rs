@@ -89,8 +89,8 @@ pub struct Remote {
 
 /// Why something does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
-    Full,
+pub enum NotQueued {
+    NoRoom,
     /// The oldest write has waited its turn for this long.
     Slow {
         waited: Duration,
@@ -122,24 +122,24 @@ impl Queue {
 
     /// Queues a client's write. `may_drain` says that those before it wait their turn alone: where
     /// there is no leader, how long they have waited says nothing.
-    pub fn push_write(&self, pending: Pending, may_drain: bool) -> Result<(), Full> {
+    pub fn push_write(&self, pending: Pending, may_drain: bool) -> Result<(), NotQueued> {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         if state.closed {
-            return Err(Full::Closed);
+            return Err(NotQueued::Closed);
         }
         if may_drain {
             state.drop_left(&mut dropped);
             let waited = state.longest_wait(pending.queued_at);
             if waited > self.longest_wait {
-                return Err(Full::Slow { waited });
+                return Err(NotQueued::Slow { waited });
             }
         }
         if !state.has_room(pending.bytes) {
             state.drop_left(&mut dropped);
         }
         if !state.has_room(pending.bytes) {
-            return Err(Full::Full);
+            return Err(NotQueued::NoRoom);
         }
         state.write_bytes += pending.bytes;
         state.writes.push_back(pending);

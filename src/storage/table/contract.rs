@@ -11,6 +11,7 @@ use crate::storage::disk::{Disk, SimDisk};
 
 mod behind;
 mod engines;
+mod fjall;
 
 /// An engine under test, with a place of its own to keep its files.
 trait Engine {
@@ -18,7 +19,7 @@ trait Engine {
     fn open(&self) -> Box<dyn Table>;
 
     /// What a crash right now would leave, opened beside the table that is open: of the machine for
-    /// the simulated disk, of the process for sled.
+    /// the simulated disk, of the process for sled and fjall.
     fn open_after_crash(&self) -> Box<dyn Table>;
 }
 
@@ -93,6 +94,9 @@ macro_rules! suite {
         }
         mod sled_passes {
             $(#[test] fn $case() { super::$case(&super::Sled::new()); })*
+        }
+        mod fjall_passes {
+            $(#[test] fn $case() { super::$case(&super::fjall::Fjall::new()); })*
         }
         mod sled_behind_small_layers_passes {
             $(#[test] fn $case() { super::$case(&super::behind::Behind::small()); })*

@@ -1,7 +1,7 @@
 //! The table: an ordered map that log records are applied to.
 //!
-//! One contract, two engines: sled (the default) and memory. Over sled lies [`WriteBehind`], a table
-//! itself, which gathers batches in memory so that sled sees few large ones. `contract.rs` is the
+//! One contract, three engines: sled (the default), fjall and memory. Over sled lies [`WriteBehind`], a
+//! table itself, which gathers batches in memory so that sled sees few large ones. `contract.rs` is the
 //! suite that all of them pass.
 
 use std::io;
@@ -96,10 +96,12 @@ pub trait TableView: Send {
 
 #[cfg(test)]
 mod contract;
+mod fjall;
 mod memory;
 mod sled;
 mod write_behind;
 
+pub use self::fjall::FjallTable;
 pub use self::memory::MemoryTable;
 pub use self::sled::SledTable;
 pub use self::write_behind::WriteBehind;
