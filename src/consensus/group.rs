@@ -14,7 +14,7 @@ use openraft::{BasicNode, LinearizerOption, ReadPolicy, ServerState};
 use super::inbound::Inbox;
 use super::keeper::Keeper;
 use super::leadership::{self, Leadership};
-use super::lease::StartGuard;
+use super::lease::{self, StartGuard};
 use super::log_index::LogIndex;
 use super::log_store::LogStore;
 use super::membership::Membership;
@@ -52,8 +52,7 @@ pub struct Consensus {
     pub(super) leadership: Arc<Leadership>,
     pub(super) membership: Arc<Membership>,
     leader: watch::Receiver<Option<NodeId>>,
-    /// The index of the last entry applied here.
-    applied: watch::Receiver<u64>,
+    lease: Duration,
     /// Set once the group has stopped, and why.
     stopped: watch::Receiver<Option<String>>,
     tasks: Vec<Task<()>>,
@@ -112,10 +111,10 @@ impl Consensus {
     }
 
     /// Where this node holds the leader's lease, the index that a read asked for before this call must
-    /// wait for, without a question to anybody; all of it is applied here already. See `lease`.
-    pub fn lease_index(&self) -> Option<u64> {
-        // In this order: what is applied after the look covers what was acknowledged before it.
-        self.leadership.lease.holds().then(|| *self.applied.borrow())
+    /// wait for; nobody is asked. See `lease`.
+    pub async fn lease_index(&self) -> Option<u64> {
+        let confirmed = self.raft.get_read_linearizer(lease::by_lease(self.lease)).await;
+        confirmed.ok().map(|linearizer| linearizer.read_log_id().index())
     }
 
     /// Waits until the entry at `index` is applied here; false where it was not by `deadline`.
@@ -318,7 +317,7 @@ async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
         membership,
         runtime,
         raft,
-        applied: machine.watch_applied(),
+        lease,
         machine,
         log,
         keep_entries,

@@ -18,14 +18,13 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::Mutex;
 
 use super::ask::{AskError, ask};
 use super::group::Consensus;
-use super::lease::Lease;
 use super::messages::TransferMessage;
 use super::raft_types::Raft;
 use super::standing::Standing;
@@ -59,9 +58,8 @@ pub(super) struct Leadership {
     pub transport: SharedTransport,
     pub leader: watch::Receiver<Option<NodeId>>,
     pub metrics: Metrics,
-    pub lease: Lease,
-    /// Set once the node is to stop: it stands in no election from then on.
-    stopping: AtomicBool,
+    /// Whether the node is to stop: it stands in no election from then on.
+    stopping: Mutex<bool>,
 }
 
 /// Whether `node` may stand for election, and be voted for, where `fixed` is the fixed leader.
@@ -90,8 +88,7 @@ impl Consensus {
     /// is fixed, hands over within `within`. True where another node took over.
     pub async fn hand_over(&self, within: Duration) -> bool {
         let own = &self.leadership;
-        own.stopping.store(true, Ordering::SeqCst);
-        own.raft.runtime_config().elect(false);
+        own.stop_standing();
         if own.votes_alone() {
             return false;
         }
@@ -136,11 +133,15 @@ impl Leadership {
 
     /// Lets this node stand in elections, unless it is to stop.
     pub(super) fn stand(&self) {
-        self.raft.runtime_config().elect(true);
-        // Looked at afterwards: a stop in between wins.
-        if self.stopping.load(Ordering::SeqCst) {
-            self.raft.runtime_config().elect(false);
-        }
+        let stopping = self.stopping.lock();
+        self.raft.runtime_config().elect(!*stopping);
+    }
+
+    /// Stands in no election any more.
+    fn stop_standing(&self) {
+        let mut stopping = self.stopping.lock();
+        *stopping = true;
+        self.raft.runtime_config().elect(false);
     }
 
     /// Passes a transfer on to the leader.
@@ -202,8 +203,6 @@ impl Leadership {
         let target = self.target(to)?;
         let term = self.raft.metrics().borrow_watched().current_term;
         tracing::info!(node = %self.node, %target, "hands leadership over");
-        // Before the target can hear of it: it is elected inside this node's lease.
-        self.lease.give_up(term);
         self.raft
             .trigger()
             .transfer_leader(target)
@@ -218,13 +217,7 @@ impl Leadership {
                 self.metrics.leadership_transfers.inc();
                 self.known_here(target, deadline).await
             }
-            Some(leader) => {
-                if leader == self.node {
-                    // Elected again before openraft came to the transfer: that is of this term then.
-                    self.lease.give_up(self.raft.metrics().borrow_watched().current_term);
-                }
-                Err(TransferError::Elsewhere { target, leader })
-            }
+            Some(leader) => Err(TransferError::Elsewhere { target, leader }),
             None => {
                 let reason =
                     format!("node {target} was asked to lead, and did not say that it does");
@@ -291,13 +284,7 @@ pub(super) fn leadership(
     Arc::new(Leadership {
         runtime: options.runtime.clone(),
         node: options.node,
-        lease: Lease::new(
-            options.runtime.clone(),
-            options.node,
-            &raft,
-            options.settings.election_timeout_max,
-        ),
-        stopping: AtomicBool::new(false),
+        stopping: Mutex::new(false),
         raft,
         fixed: options.settings.fixed_leader,
         heard_within: options.settings.election_timeout_min,

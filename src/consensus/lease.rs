@@ -12,78 +12,35 @@
 //! **What would break the rule, and does not.**
 //! - *A restart forgets what was promised.* A node that may have promised something, because its log
 //!   holds a vote, votes for nobody and stands in no election for one lease after its start.
-//! - *A transfer asks for votes inside the lease.* The leader gives its own up before it asks the
-//!   target to stand, until its term ends.
-//! - *A new leader lacks what the old one acknowledged.* It serves nothing by its lease before an
-//!   entry of its own term is applied.
+//! - *A transfer asks for votes inside the lease.* From the moment when openraft takes the request to
+//!   hand over, it gives no read index any more in that term.
+//! - *A new leader lacks what the old one acknowledged.* A read waits until the leader has applied an
+//!   entry of its own term, and all that is committed: a follower may have shown that already.
 //!
-//! **Guarantees.** Where [`Lease::holds`], a read of the table after the call shows every write that
-//! any node acknowledged before it.
+//! **Guarantees.** A read of a table that has applied [`super::Consensus::lease_index`] shows every write that
+//! any node acknowledged, and everything that any read at `linearizable` or `lease` had shown, before
+//! the index was asked for.
 //!
 //! **Does not guarantee** anything where a clock runs twice as fast as another, or stands still while
 //! the machine is suspended: linearizable reads rest on no clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use openraft::ServerState;
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::type_config::alias::WatchReceiverOf;
+use openraft::LinearizerOption;
 
 use super::leadership::{Leadership, may_stand};
-use super::raft_types::{Raft, TypeConfig};
-use super::runtime::SeamInstant;
 use crate::planted::{self, Bug};
 use crate::runtime::Runtime;
-use crate::types::NodeId;
-
-type Metrics = openraft::RaftMetrics<TypeConfig>;
 
 /// Which part of a lease its leader trusts: the rest is for clocks that run at other rates.
 const TRUSTED_PART: u32 = 2;
 
-/// The lease as this node may hold it.
-pub(super) struct Lease {
-    runtime: Runtime,
-    node: NodeId,
-    metrics: WatchReceiverOf<TypeConfig, Metrics>,
-    trusted: Duration,
-    /// The last term whose leader, this node, began to hand over; 0 where none.
-    given_up_in: AtomicU64,
-}
-
-impl Lease {
-    pub fn new(runtime: Runtime, node: NodeId, raft: &Raft, lease: Duration) -> Lease {
-        let part = if planted::is(Bug::LeaseUnderClockDrift) { 1 } else { TRUSTED_PART };
-        let (metrics, trusted) = (raft.metrics(), lease / part);
-        Lease { runtime, node, metrics, trusted, given_up_in: AtomicU64::new(0) }
-    }
-
-    /// Whether nobody else can lead now; see the module.
-    pub fn holds(&self) -> bool {
-        let metrics = self.metrics.borrow_watched();
-        let term = metrics.current_term;
-        let leads =
-            metrics.state == ServerState::Leader && metrics.current_leader == Some(self.node);
-        let applied_own = metrics.last_applied.is_some_and(|last| last.leader_id.term == term);
-        let given_up = self.given_up_in.load(Ordering::SeqCst) >= term;
-        if !leads || !applied_own || (given_up && !planted::is(Bug::LeaseKeptInTransfer)) {
-            return false;
-        }
-        // Nobody else has a vote, and nobody else is heard from.
-        let mut voters = metrics.membership_config.membership().voter_ids();
-        if voters.next() == Some(self.node) && voters.next().is_none() {
-            return true;
-        }
-        let now = SeamInstant::of(&self.runtime);
-        metrics.last_quorum_acked.is_some_and(|sent| now < *sent + self.trusted)
-    }
-
-    /// Gives the lease up for the rest of `term`: another is to be elected inside it.
-    pub fn give_up(&self, term: u64) {
-        self.given_up_in.fetch_max(term, Ordering::SeqCst);
-    }
+/// How openraft is to vouch for a read by the lease of this length: at once, or not at all.
+pub(super) fn by_lease(lease: Duration) -> LinearizerOption {
+    let part = if planted::is(Bug::LeaseUnderClockDrift) { 1 } else { TRUSTED_PART };
+    LinearizerOption::new(Some(lease / part), false).with_wait_timeout(Duration::ZERO)
 }
 
 /// Keeps a node that was started again from voting, and from standing, for one lease.

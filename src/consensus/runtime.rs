@@ -27,13 +27,6 @@ pub struct SeamRuntime(TokioRuntime);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SeamInstant(Instant);
 
-impl SeamInstant {
-    /// What the monotonic clock of `runtime`'s node shows, whoever asks.
-    pub(super) fn of(runtime: &Runtime) -> SeamInstant {
-        SeamInstant(runtime.timer_now())
-    }
-}
-
 impl openraft::Instant for SeamInstant {
     fn now() -> SeamInstant {
         SeamInstant(Runtime::timer_now_of_this_task())

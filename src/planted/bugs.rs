@@ -164,12 +164,8 @@ bugs! {
         "etcd before 3.4, in which a node that came back from a partition deposed the leader"
 
     /// A leader trusts the whole of its lease by its own clock, which may run slower than the voters'.
-    LeaseUnderClockDrift "lease-under-clock-drift" [Leader] Simulator
+    LeaseUnderClockDrift "lease-under-clock-drift" [Leader] ConsensusTests
         "a classic: Ongaro's dissertation warns of it (section 6.4.1)"
-
-    /// A leader that hands over goes on answering from the lease inside which its successor is elected.
-    LeaseKeptInTransfer "lease-kept-in-transfer" [Leader] ConsensusTests
-        "a classic: votes that a transfer asks for pass every lease"
 
     /// A node votes at once after its start, and has forgotten whom it promised not to.
     VoteWithinLeaseOfStart "vote-within-lease-of-start" [Leader] ConsensusTests

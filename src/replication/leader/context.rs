@@ -41,14 +41,6 @@ impl<G: Group> Context<G> {
         }
     }
 
-    /// Whether writes that wait do so for others before them, and not for a leader or a majority.
-    pub fn may_drain(&self) -> bool {
-        match self.group.leader() {
-            Some(leader) => leader != self.node || self.group.lease_index().is_some(),
-            None => false,
-        }
-    }
-
     /// The refusal of a request that may not be passed on.
     pub fn not_leader(&self, leader: NodeId) -> Refusal {
         match self.transport.peer(leader).and_then(|peer| peer.client_address) {
@@ -94,7 +86,7 @@ impl<G: Group> Context<G> {
 
     pub fn read_cost(&self, confirmed: Confirmed) -> Cost {
         if confirmed.by_lease {
-            return Cost { messages: 2, acks: 1 };
+            return Cost { messages: 2 * u32::from(confirmed.asked_leader), acks: 1 };
         }
         self.cost(confirmed.asked_leader)
     }

@@ -45,6 +45,10 @@ const MAX_REMOTE: usize = 1_024;
 /// a lost message must not cost the reads all of their time.
 const ATTEMPT: Duration = Duration::from_millis(500);
 
+/// The same where the leader's lease answers, which takes a round trip and no majority: local reads with
+/// a bound wait for it, and not for long.
+const LEASE_ATTEMPT: Duration = Duration::from_millis(100);
+
 /// How long to wait after a failed attempt, unless the leader changes first.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -152,20 +156,9 @@ impl<G: Group> ReadGate<G> {
         }
     }
 
-    /// Takes another node's request for a read index into the next round, unless its lease answers
-    /// it at once. One hop at most: where this node does not lead, it says so.
+    /// Takes another node's request for a read index into the next round. One hop at most: where
+    /// this node does not lead, it says so.
     pub fn take(&self, inbound: Inbound) {
-        match decode(&inbound.body) {
-            Ok(ReadIndexRequest::Confirmed) => {}
-            Ok(ReadIndexRequest::ByLease) => {
-                if let Some(index) = self.context.group.lease_index() {
-                    return answer(inbound.reply, &ReadIndexAnswer::ByLease(index));
-                }
-            }
-            Err(problem) => {
-                return inbound.reply.refuse(format!("no request for a read index: {problem}"));
-            }
-        }
         let leader = self.context.group.leader();
         if leader != Some(self.context.node) {
             return not_confirmed([inbound.reply], leader, "this node does not lead");
@@ -264,11 +257,14 @@ async fn confirm<G: Group>(
     let (group, runtime) = (&*context.group, &context.runtime);
     while runtime.now() < departed.deadline {
         let leader = group.leader();
-        let attempt = (runtime.now() + ATTEMPT).min(departed.deadline);
+        let attempt = match asks {
+            ReadIndexRequest::Confirmed => ATTEMPT,
+            ReadIndexRequest::ByLease => LEASE_ATTEMPT,
+        };
+        let attempt = (runtime.now() + attempt).min(departed.deadline);
         let answer = match leader {
             Some(leader) if leader == context.node => {
-                let index = confirm_here(&context, &mut departed.remote, attempt).await;
-                index.map(|index| (index, false))
+                confirm_here(&context, asks, &mut departed.remote, attempt).await
             }
             other => {
                 let remote = std::mem::take(&mut departed.remote);
@@ -303,12 +299,20 @@ async fn confirm<G: Group>(
     None
 }
 
-/// Confirms with a majority that this node leads.
+/// The index up to which this node, which leads, must have applied, and whether its lease alone vouches
+/// for it: where that will not do, or it has none, a majority confirms.
 async fn confirm_here<G: Group>(
     context: &Context<G>,
+    asks: ReadIndexRequest,
     remote: &mut Vec<Reply>,
     deadline: Instant,
-) -> Result<u64, String> {
+) -> Result<(u64, bool), String> {
+    if asks == ReadIndexRequest::ByLease
+        && let Some(index) = context.group.lease_index().await
+    {
+        remote.drain(..).for_each(|reply| answer(reply, &ReadIndexAnswer::ByLease(index)));
+        return Ok((index, true));
+    }
     context.metrics.read_index_rounds.inc();
     let index = context.runtime.deadline(deadline, context.group.read_index(deadline)).await;
     match index {
@@ -316,7 +320,7 @@ async fn confirm_here<G: Group>(
             for reply in remote.drain(..) {
                 answer(reply, &ReadIndexAnswer::Index(index));
             }
-            Ok(index)
+            Ok((index, false))
         }
         Some(Err(error)) => {
             not_confirmed(remote.drain(..), error.leader, &error.reason);

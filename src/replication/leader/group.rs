@@ -29,7 +29,7 @@ pub trait Group: Send + Sync + 'static {
     ) -> impl Future<Output = Result<u64, ReadIndexError>> + Send;
 
     /// See [`Consensus::lease_index`].
-    fn lease_index(&self) -> Option<u64>;
+    fn lease_index(&self) -> impl Future<Output = Option<u64>> + Send;
 
     /// See [`Consensus::wait_applied`].
     fn wait_applied(&self, index: u64, deadline: Instant) -> impl Future<Output = bool> + Send;
@@ -80,8 +80,8 @@ impl Group for Consensus {
         Consensus::read_index(self, deadline).await
     }
 
-    fn lease_index(&self) -> Option<u64> {
-        Consensus::lease_index(self)
+    async fn lease_index(&self) -> Option<u64> {
+        Consensus::lease_index(self).await
     }
 
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {

@@ -165,7 +165,7 @@ impl<G: Group> Leader<G> {
         let (slot, mut waiter) = slot();
         let now = context.runtime.now();
         let pending = Pending::new(write, slot, now, options.deadline, options.may_forward);
-        context.queue.push_write(pending, context.may_drain()).map_err(|reason| match reason {
+        context.queue.push_write(pending).map_err(|reason| match reason {
             NotQueued::NoRoom => {
                 Refusal::Overloaded { what: "the write queue", retry_after: RETRY_AFTER }
             }
@@ -350,7 +350,13 @@ impl<G: Group> Replicator for Leader<G> {
     fn handle(&self, inbound: Inbound) {
         match inbound.service {
             Service::Forward => self.take_forwarded(inbound),
-            Service::ReadIndex => self.gate.take(inbound),
+            Service::ReadIndex => match decode(&inbound.body) {
+                Ok(ReadIndexRequest::Confirmed) => self.gate.take(inbound),
+                Ok(ReadIndexRequest::ByLease) => self.lease_gate.take(inbound),
+                Err(problem) => {
+                    inbound.reply.refuse(format!("no request for a read index: {problem}"));
+                }
+            },
             other => {
                 inbound.reply.refuse(format!("{} is no service of leader mode", other.as_str()));
             }

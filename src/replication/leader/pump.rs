@@ -334,6 +334,9 @@ impl<G: Group> Pump<G> {
             }
             Done::Entry { own, remote, result } => {
                 self.entries -= 1;
+                if result.is_ok() {
+                    self.context.queue.flowed(self.context.runtime.now());
+                }
                 let mut verdicts = verdicts(result, own.len() + remote.len()).into_iter();
                 for (flight, verdict) in own.into_iter().zip(&mut verdicts) {
                     self.settle(flight, verdict, leader);
@@ -347,6 +350,7 @@ impl<G: Group> Pump<G> {
         match verdict {
             Verdict::Result(result) => {
                 self.pause = None;
+                self.context.queue.flowed(self.context.runtime.now());
                 self.sessions.finish(flight.sequence);
                 return flight.answer(result);
             }

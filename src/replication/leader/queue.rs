@@ -112,6 +112,14 @@ struct State {
     remote: VecDeque<Remote>,
     remote_bytes: usize,
     closed: bool,
+    flow: Option<Flow>,
+}
+
+/// Since when writes are being applied without a gap, and when the last were.
+#[derive(Clone, Copy)]
+struct Flow {
+    since: Instant,
+    last: Instant,
 }
 
 impl Queue {
@@ -120,23 +128,17 @@ impl Queue {
         Queue { state: Mutex::default(), wake: Notify::new(), longest_wait }
     }
 
-    /// Queues a client's write. `may_drain` says that those before it wait their turn alone: where
-    /// there is no leader, how long they have waited says nothing.
-    pub fn push_write(&self, pending: Pending, may_drain: bool) -> Result<(), NotQueued> {
+    /// Queues a client's write.
+    pub fn push_write(&self, pending: Pending) -> Result<(), NotQueued> {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         if state.closed {
             return Err(NotQueued::Closed);
         }
-        if may_drain {
-            state.drop_left(&mut dropped);
-            let waited = state.longest_wait(pending.queued_at);
-            if waited > self.longest_wait {
-                return Err(NotQueued::Slow { waited });
-            }
-        }
-        if !state.has_room(pending.bytes) {
-            state.drop_left(&mut dropped);
+        state.drop_left(&mut dropped);
+        let waited = state.turn_waited(pending.queued_at, self.longest_wait);
+        if waited > self.longest_wait {
+            return Err(NotQueued::Slow { waited });
         }
         if !state.has_room(pending.bytes) {
             return Err(NotQueued::NoRoom);
@@ -146,6 +148,18 @@ impl Queue {
         drop(state);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Writes that had waited here were applied at `now`.
+    pub fn flowed(&self, now: Instant) {
+        let mut state = self.state.lock();
+        let since = match state.flow {
+            Some(flow) if now.saturating_duration_since(flow.last) <= self.longest_wait => {
+                flow.since
+            }
+            _ => now,
+        };
+        state.flow = Some(Flow { since, last: now });
     }
 
     /// Queues another node's submission, or gives it back.
@@ -229,10 +243,16 @@ impl Queue {
 }
 
 impl State {
-    /// How long the oldest write has waited.
-    fn longest_wait(&self, now: Instant) -> Duration {
-        let oldest = self.writes.front();
-        oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest.queued_at))
+    /// How long the oldest write has waited while writes were being applied: where none are, since
+    /// there is no leader or no majority, a wait says nothing about the load.
+    fn turn_waited(&self, now: Instant, longest_gap: Duration) -> Duration {
+        let (Some(flow), Some(oldest)) = (self.flow, self.writes.front()) else {
+            return Duration::ZERO;
+        };
+        if now.saturating_duration_since(flow.last) > longest_gap {
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(oldest.queued_at.max(flow.since))
     }
 
     fn has_room(&self, bytes: usize) -> bool {

@@ -1,9 +1,9 @@
 //! What each level asks before a read may look at this node's table.
 //!
 //! - `linearizable`: a round of the gate, confirmed by a majority.
-//! - `lease`: nothing, where this node holds the leader's lease; else a round of the second gate, which
-//!   the leader's lease answers. Where the leader holds none at the moment, a majority confirms, and
-//!   the answer says `linearizable`, which is more than was asked.
+//! - `lease`: a round of the second gate, which the leader's lease answers: on the leader itself no
+//!   message is sent. Where the leader holds no lease at the moment, a majority confirms, and the
+//!   answer says `linearizable`, which is more than was asked.
 //! - `local`: nothing. With `max_staleness`, the table must be known to show every write acknowledged
 //!   longer ago than that before the request came in; a node that does not know it asks the leader
 //!   first, as `lease` does, for [`STALENESS_WAIT`] at most.
@@ -44,15 +44,14 @@ impl<G: Group> Leader<G> {
     }
 
     async fn admit_by_lease(&self, deadline: Instant) -> Result<(EffectiveLevel, Cost), ReadError> {
-        if self.context.group.lease_index().is_some() {
-            self.context.metrics.lease_reads.inc();
-            return Ok((EffectiveLevel::Lease, OWN_TABLE));
-        }
         let confirmed = self.lease_gate.pass(deadline).await?;
         let level = match confirmed.by_lease {
             true => EffectiveLevel::Lease,
             false => EffectiveLevel::Linearizable,
         };
+        if confirmed.by_lease && !confirmed.asked_leader {
+            self.context.metrics.lease_reads.inc();
+        }
         Ok((level, self.context.read_cost(confirmed)))
     }
 
@@ -65,9 +64,6 @@ impl<G: Group> Leader<G> {
         let within = |age: Duration| EffectiveLevel::LocalWithin {
             staleness_ms: u64::try_from(age.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX),
         };
-        if self.context.group.lease_index().is_some() {
-            return Ok((within(Duration::ZERO), OWN_TABLE));
-        }
         let age = || self.context.freshness.age_at(asked_at).filter(|age| *age <= bound);
         if let Some(age) = age() {
             return Ok((within(age), OWN_TABLE));

@@ -73,11 +73,20 @@ const ROW_OVERHEAD_BYTES: u64 = 64;
 /// How many full tables in memory may wait to be written; fjall itself stalls at four.
 const MAX_WAITING_TABLES: usize = 2;
 
-/// How many sorted files may wait to be merged: fjall begins at four, slows down at twenty and stalls
-/// at thirty. Every one is looked into by a read that finds nothing.
-const MAX_UNMERGED_FILES: usize = 16;
+/// How many sorted files may wait to be merged before writes slow down: fjall begins to merge at four,
+/// slows down by itself at twenty and stalls at thirty. Each is looked into by a read that finds nothing.
+const SLOW_AT_UNMERGED_FILES: usize = 16;
+
+/// How many may wait at all. Between the two a table is written out after a pause: fjall merges something
+/// each time one is, and nothing in between, so that waiting for it alone could last for ever.
+const MAX_UNMERGED_FILES: usize = 27;
 
 const ROOM_PAUSE: Duration = Duration::from_millis(2);
+
+/// How many pauses slow a table down, a fifth of a second, and after how many, a minute, fjall is taken to
+/// have stopped.
+const SLOWING_PAUSES: u32 = 100;
+const MOST_PAUSES: u32 = 30_000;
 
 /// How often opening tries for the lock that a table just closed in this process may still hold, and the
 /// pause between two tries: one second in all.
@@ -160,7 +169,7 @@ struct Made {
 
 /// Makes a new table, in place of what an interrupted making left.
 fn make(dir: &Path, cache_bytes: u64, lock: Option<File>) -> Result<Made, TableError> {
-    if !journals::check(dir, 0)?.is_empty() {
+    if !journals::check(dir, 0)?.is_empty() || has_sorted_files(dir)? {
         return Err(TableError::Damaged(format!(
             "it holds batches, but nothing says which a checkpoint reached; {WHAT_TO_DO}"
         )));
@@ -175,6 +184,16 @@ fn make(dir: &Path, cache_bytes: u64, lock: Option<File>) -> Result<Made, TableE
     let mark = Mark::new(dir)?;
     mark.write(dir)?;
     Ok(Made { db, keyspace, mark, number: 0 })
+}
+
+/// Whether rows were ever written out to sorted files; the mark is there before that.
+fn has_sorted_files(dir: &Path) -> io::Result<bool> {
+    // Keyspace 0 is fjall's own, for what it keeps about the others.
+    match fs::read_dir(dir.join("keyspaces/1/tables")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+        Ok(tables) => Ok(tables.count() > 0),
+    }
 }
 
 /// Opens a table that was made before.
@@ -375,6 +394,18 @@ impl Table for FjallTable {
     }
 }
 
+impl Drop for Inner {
+    /// Writes out what fjall's journal holds in memory. fjall does so too as it goes, but may let go of
+    /// its lock before: who opened the table then would read a journal that still grows.
+    fn drop(&mut self) {
+        if self.failed.get().is_none()
+            && let Err(error) = caught(|| Ok(self.db.persist(PersistMode::Buffer)?))
+        {
+            tracing::warn!(%error, "the table's journal is not written out; the log replays it");
+        }
+    }
+}
+
 impl Inner {
     /// Calls fjall, unless the table has failed; what fails or panics there ends the table.
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
@@ -400,9 +431,18 @@ impl Inner {
         if books.in_memory_bytes < self.memory_table_bytes {
             return Ok(());
         }
-        while self.keyspace.sealed_memtable_count() >= MAX_WAITING_TABLES
-            || self.keyspace.l0_table_count() >= MAX_UNMERGED_FILES
-        {
+        for pauses in 0.. {
+            let unmerged = self.keyspace.l0_table_count();
+            let slows = unmerged >= SLOW_AT_UNMERGED_FILES && pauses < SLOWING_PAUSES;
+            let full = self.keyspace.sealed_memtable_count() >= MAX_WAITING_TABLES
+                || unmerged >= MAX_UNMERGED_FILES;
+            if !slows && !full {
+                break;
+            }
+            if pauses == MOST_PAUSES {
+                let what = format!("fjall writes nothing out any more: {unmerged} files wait");
+                return Err(io::Error::other(what).into());
+            }
             // Refused once fjall is poisoned.
             self.db.persist(PersistMode::Buffer)?;
             pause(ROOM_PAUSE);

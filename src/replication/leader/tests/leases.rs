@@ -37,6 +37,20 @@ fn a_leader_with_a_lease_asks_nobody() {
 }
 
 #[test]
+fn a_leader_shows_by_its_lease_what_a_follower_may_have_shown_before_it_has_applied_it_itself() {
+    in_a_world(48, async |world| {
+        write(&world, 1, "a", "old").await;
+        world.lease.store(true, Ordering::Relaxed);
+        world.set_apply_lag(1, ms(100));
+        // Applied by another node first: what is committed may be shown anywhere.
+        world.commit_elsewhere(2, "a", "new");
+        let shown = read_at(&world, 2, at_level(&world, Level::Linearizable)).await;
+        assert_eq!(value(&shown).as_deref(), Some("new"));
+        assert_eq!(value(&Ok(by_lease(&world, 1).await)).as_deref(), Some("new"));
+    });
+}
+
+#[test]
 fn a_follower_asks_the_leader_s_lease_alone_and_waits_until_it_has_applied_as_much() {
     in_a_world(42, async |world| {
         world.set_apply_lag(2, ms(200));

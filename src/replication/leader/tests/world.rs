@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::machine::{Machine, PlainTable};
 use super::wires::{WireFate, Wires};
 use crate::consensus::{
-    Applied, Command, ConsensusStatus, ProposeError, ReadIndexError, Submission,
+    Applied, Command, ConsensusStatus, ProposeError, ReadIndexError, Session, Submission,
 };
 use crate::error::{MemberError, TransferError};
 use crate::peer::{Inbound, Request, Service};
@@ -217,6 +217,14 @@ impl World {
         }
     }
 
+    /// Commits an entry that `first` applies at once, and the others, the leader too, with their lags.
+    pub fn commit_elsewhere(self: &Arc<World>, first: u16, name: &str, value: &str) {
+        let session = Session { origin: NodeId(first), boot: 1, sequence: 1_000, settled: 0 };
+        let writes = vec![put(name, value)];
+        let submission = Submission { session, proposed_time: 1 << 40, writes };
+        self.apply(NodeId(first), vec![submission]);
+    }
+
     /// Commits and applies an entry, on `proposer` at once and elsewhere after each node's lag.
     fn apply(self: &Arc<World>, proposer: NodeId, submissions: Vec<Submission>) -> Applied {
         let mut batch = TableBatch::default();
@@ -324,9 +332,9 @@ impl Group for FakeGroup {
         Ok(index)
     }
 
-    fn lease_index(&self) -> Option<u64> {
+    async fn lease_index(&self) -> Option<u64> {
         let holds = self.world.lease.load(Ordering::Relaxed) && self.leader() == Some(self.node);
-        holds.then(|| *self.own().applied.borrow() as u64)
+        holds.then(|| self.world.log.lock().len() as u64)
     }
 
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {

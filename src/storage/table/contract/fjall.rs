@@ -282,6 +282,30 @@ fn large(number: u32) -> Vec<(Bytes, Option<Bytes>)> {
 }
 
 #[test]
+fn rows_without_a_mark_and_without_journals_are_refused_and_left_alone() {
+    let engine = Fjall::new();
+    let table = engine.open();
+    for number in 1..=60 {
+        table.apply(batch(large(number))).expect("applied");
+    }
+    table.checkpoint().expect("a checkpoint");
+    drop(table);
+    let tables =
+        || fs::read_dir(engine.path().join("keyspaces/1/tables")).expect("it exists").count();
+    let before = tables();
+    assert!(before > 0, "nothing was written out, and this shows nothing");
+    for file in files_under(&engine.path()) {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        if name == "checkpointed" || name.ends_with(".jnl") {
+            fs::remove_file(file).expect("removed");
+        }
+    }
+    let refused = open(&engine.path()).err().expect("refused").to_string();
+    assert!(refused.contains("checkpoint"), "{refused}");
+    assert_eq!(tables(), before);
+}
+
+#[test]
 fn rows_come_back_from_sorted_files_and_journals_together() {
     const BATCHES: u32 = 150;
     let engine = Fjall::new();
