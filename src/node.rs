@@ -103,8 +103,10 @@ impl World {
                 let sled = SledTable::open(&table_dir, cache, overlay)?;
                 Ok(Arc::new(WriteBehind::new(sled)?) as Arc<dyn Table>)
             }
-            // It takes small batches as well as large ones, so that nothing gathers before it.
-            Engine::Fjall => Ok(Arc::new(FjallTable::open(&table_dir, storage.table_cache_bytes)?)),
+            Engine::Fjall => {
+                let fjall = FjallTable::open(&table_dir, storage.table_cache_bytes)?;
+                Ok(Arc::new(WriteBehind::new(fjall)?))
+            }
             Engine::Memory => Ok(Arc::new(MemoryTable::open(disk, MEMORY_TABLE_FILE)?)),
         })
     }

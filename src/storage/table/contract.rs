@@ -98,6 +98,9 @@ macro_rules! suite {
         mod fjall_passes {
             $(#[test] fn $case() { super::$case(&super::fjall::Fjall::new()); })*
         }
+        mod fjall_behind_layers_of_a_node_passes {
+            $(#[test] fn $case() { super::$case(&super::behind::FjallBehind::of_a_node()); })*
+        }
         mod sled_behind_small_layers_passes {
             $(#[test] fn $case() { super::$case(&super::behind::Behind::small()); })*
         }

@@ -1,7 +1,7 @@
 //! The table: an ordered map that log records are applied to.
 //!
-//! One contract, three engines: sled (the default), fjall and memory. Over sled lies [`WriteBehind`], a
-//! table itself, which gathers batches in memory so that sled sees few large ones. `contract.rs` is the
+//! One contract, three engines: sled (the default), fjall and memory. Over sled and fjall lies
+//! [`WriteBehind`], a table itself, which gathers batches in memory so that they see few large ones. `contract.rs` is the
 //! suite that all of them pass.
 
 use std::io;

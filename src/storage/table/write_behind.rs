@@ -1,8 +1,8 @@
 //! A table in front of a table: batches gather in memory and reach the inner one in large flushes.
 //!
 //! **Why it exists.** A batch of a few rows costs sled several times as much a row as one of some
-//! hundreds, and a row that changes with every batch, as the applied position does, is rewritten each
-//! time. Nothing has to be in the table before a checkpoint, since the log replays over it.
+//! hundreds, and fjall half as much again; and a row that changes with every batch, as the applied
+//! position does, is rewritten each time. Nothing has to be in the table before a checkpoint, since the log replays over it.
 //!
 //! **How.** `apply` puts a whole batch into the *active* layer. Once that is large enough, or has
 //! waited long enough, it becomes the *frozen* layer, which one thread writes to the inner table as

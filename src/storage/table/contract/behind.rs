@@ -117,6 +117,32 @@ impl Engine for Behind {
     }
 }
 
+/// fjall behind the layers of a node, as an engine of the suite.
+pub(super) struct FjallBehind {
+    fjall: super::fjall::Fjall,
+    hand: Hand,
+}
+
+impl FjallBehind {
+    pub(super) fn of_a_node() -> FjallBehind {
+        FjallBehind { fjall: super::fjall::Fjall::new(), hand: Hand::default() }
+    }
+}
+
+impl Engine for FjallBehind {
+    fn open(&self) -> Box<dyn Table> {
+        let table = self.fjall.table();
+        let inner = Inner { table, hand: self.hand.clone(), keeps_history: false };
+        Box::new(WriteBehind::new(inner).expect("a thread"))
+    }
+
+    fn open_after_crash(&self) -> Box<dyn Table> {
+        // As above.
+        let _no_flush = self.hand.gate.lock();
+        self.fjall.open_after_crash()
+    }
+}
+
 /// A memory table behind layers, and the hand on it.
 fn in_memory(limits: Limits) -> (WriteBehind<Inner<MemoryTable>>, Hand) {
     let hand = Hand::default();

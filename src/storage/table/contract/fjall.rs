@@ -17,6 +17,10 @@ impl Fjall {
         Fjall { dir: dir(), crashed: dir() }
     }
 
+    pub(super) fn table(&self) -> FjallTable {
+        open(&self.path()).expect("the table opens")
+    }
+
     fn path(&self) -> PathBuf {
         self.dir.path().join("table")
     }
@@ -36,7 +40,7 @@ fn open(path: &Path) -> Result<FjallTable, TableError> {
 
 impl Engine for Fjall {
     fn open(&self) -> Box<dyn Table> {
-        Box::new(open(&self.path()).expect("the table opens"))
+        Box::new(self.table())
     }
 
     fn open_after_crash(&self) -> Box<dyn Table> {
