@@ -118,7 +118,13 @@ impl Session {
         let model = Model::after(&self.steps[..at]);
         let path = model.path_of(*file)?.to_owned();
         let mut files = model.live();
-        files.get_mut(&path)?.truncate(offset + place);
+        // What the write had not come to is as it was before: a log that is opened writes its last
+        // bytes again, and a file does not grow shorter by that.
+        let mut before = Model::after(&self.steps[..step]).live();
+        let old = before.remove(&path).unwrap_or_default();
+        let bytes = files.get_mut(&path)?;
+        bytes.truncate(offset + place);
+        bytes.extend_from_slice(old.get(offset + place..).unwrap_or_default());
         let table = self.add_table(&mut files, at, random);
         let story = format!("{path} cut at byte {}; {table}", offset + place);
         Some(Image { kind: Kind::Cut, files, at, story })

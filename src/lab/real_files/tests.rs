@@ -131,6 +131,28 @@ fn a_log_that_lost_synced_bytes_is_a_broken_promise_or_refused() {
 }
 
 #[test]
+fn a_write_over_bytes_that_were_there_leaves_them_where_it_is_cut() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let session = record(Engine::Memory, Mode::Leaderless, 4, &directory.path().join("data"));
+    let session = session.expect("recorded");
+    let mut written_again = 0;
+    for seed in 0..500 {
+        let mut random = Seeded::new(seed);
+        let image = session.image(Kind::Cut, 1, 1, &mut random).expect("an image");
+        let before = Model::after(&session.steps[..image.at - 1]).live();
+        for (path, bytes) in image.files.iter().filter(|(path, _)| path.starts_with("log/")) {
+            let old = before.get(path).map_or(0, Vec::len);
+            assert!(bytes.len() >= old, "{}: {path} lost synced bytes", image.story);
+        }
+        let Step::Write { offset, file, .. } = &session.steps[image.at - 1] else { continue };
+        let model = Model::after(&session.steps[..image.at - 1]);
+        let path = model.path_of(*file).expect("it has a name");
+        written_again += usize::from(before.get(path).is_some_and(|old| old.len() > *offset));
+    }
+    assert!(written_again > 0, "no such write was cut, and this shows nothing");
+}
+
+#[test]
 fn the_same_seed_records_the_same_steps() {
     let steps = || {
         let directory = tempfile::tempdir().expect("a directory");
