@@ -133,6 +133,9 @@ async fn a_replica_that_was_down_is_repaired_by_quorum_reads() {
     let (stale, missing, deleted, elsewhere) =
         (names("stale"), names("missing"), names("deleted"), names("elsewhere"));
     let old = stale.iter().chain(&deleted).chain(&elsewhere);
+    // A node is ready before its last link is up, which a write to all replicas needs.
+    let is_connected = async || trial.call(0, "PUT", "/v1/kv/first?w=3", "x").await.status == 204;
+    trial.until("node 1 reaches every replica", is_connected).await;
     for key in old.clone() {
         trial.put(0, key, "old", "?w=3").await;
     }
