@@ -282,9 +282,11 @@ async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
     let machine = Arc::new(machine);
     check_recovered(&machine, &index)?;
 
-    // A vote in the log: this node may have promised a leader its lease before this start.
+    // A vote in the log: this node may have promised a leader its lease before this start. Without
+    // data in the group nobody reads by a lease.
     let lease = options.settings.election_timeout_max;
-    let guard = Arc::new(StartGuard::new(index.vote.is_some(), lease));
+    let may_have_promised = options.orders_data && index.vote.is_some();
+    let guard = Arc::new(StartGuard::new(may_have_promised, lease));
     let config = settings::config(&options.settings, options.node, !guard.is_active())
         .map_err(|error| StartError::Other(format!("the leader settings: {error}")))?;
     let network = Network::new(runtime.clone(), options.transport.clone(), &options.settings);
