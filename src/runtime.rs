@@ -293,19 +293,21 @@ impl<T> Future for Task<T> {
     }
 }
 
+/// Runs a test's future on a thread of its own world, whose clock is paused.
+#[cfg(test)]
+pub(crate) fn in_a_paused_world<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
-
-    fn in_a_paused_world<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime")
-            .block_on(future)
-    }
 
     #[test]
     fn a_killed_node_runs_nothing_more() {

@@ -89,7 +89,7 @@ impl Consensus {
     pub async fn hand_over(&self, within: Duration) -> bool {
         let own = &self.leadership;
         own.stop_standing();
-        if own.votes_alone() {
+        if own.is_the_only_voter() {
             return false;
         }
         let deadline = own.runtime.now() + within;
@@ -116,14 +116,8 @@ impl Leadership {
         *self.leader.borrow()
     }
 
-    /// Whether nobody else has a vote, so that nobody could take over however long one waits.
-    fn votes_alone(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().voter_ids().all(|id| id == self.node)
-    }
-
-    /// Whether this node is known to be the group's only voter.
+    /// Whether this node is known to be the group's only voter, so that nobody could take over however
+    /// long one waits.
     pub(super) fn is_the_only_voter(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

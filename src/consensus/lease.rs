@@ -17,9 +17,9 @@
 //! - *A new leader lacks what the old one acknowledged.* A read waits until the leader has applied an
 //!   entry of its own term, and all that is committed: a follower may have shown that already.
 //!
-//! **Guarantees.** A read of a table that has applied [`super::Consensus::lease_index`] shows every write that
-//! any node acknowledged, and everything that any read at `linearizable` or `lease` had shown, before
-//! the index was asked for.
+//! **Guarantees.** A read of a table that has applied [`super::Consensus::lease_index`] shows every
+//! write that any node acknowledged, and everything that any read at `linearizable` or `lease` had
+//! shown, before the index was asked for.
 //!
 //! **Does not guarantee** anything where a clock runs twice as fast as another, or stands still while
 //! the machine is suspended: linearizable reads rest on no clock.

@@ -94,15 +94,7 @@ impl Runtime {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn in_a_paused_world<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime")
-            .block_on(future)
-    }
+    use crate::runtime::in_a_paused_world;
 
     #[test]
     fn a_clock_that_runs_slow_shows_less_time_and_its_timers_take_longer() {

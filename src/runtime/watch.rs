@@ -197,16 +197,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::runtime::Runtime;
-
-    fn in_a_paused_world<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime")
-            .block_on(future)
-    }
+    use crate::runtime::{Runtime, in_a_paused_world};
 
     #[test]
     fn waiters_wake_in_the_order_in_which_they_began() {

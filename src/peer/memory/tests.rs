@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::*;
 use crate::peer::greeter::BasicGreeter;
 use crate::peer::{Hello, Inbound, Lane, Service};
+use crate::runtime::in_a_paused_world;
 use crate::types::{Incarnation, Mode};
 
 type Trace = Arc<Mutex<Vec<(u64, NodeId, NodeId, Bytes)>>>;
@@ -23,15 +24,6 @@ impl PeerHandler for Tracer {
         self.trace.lock().push(event);
         inbound.reply.send("seen");
     }
-}
-
-fn in_a_paused_world<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime")
-        .block_on(future)
 }
 
 fn start(network: &MemoryNetwork, node: NodeId, trace: &Trace) -> (Runtime, SharedTransport) {

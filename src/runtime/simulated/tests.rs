@@ -5,18 +5,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, in_a_paused_world};
 
 type Log = Arc<Mutex<Vec<&'static str>>>;
-
-fn in_a_paused_world<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime")
-        .block_on(future)
-}
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)

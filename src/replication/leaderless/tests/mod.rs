@@ -1,7 +1,6 @@
 //! Clusters in one thread on simulated disks and wires, in a world whose clock is paused.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::peer::greeter::BasicGreeter;
 use crate::peer::memory::MemoryNetwork;
 use crate::peer::{Hello, Lane, PeerError, PeerHandler, Request, Service};
 use crate::replication::{List, Replicator};
+use crate::runtime::in_a_paused_world;
 use crate::storage::disk::SimDisk;
 use crate::storage::encoding;
 use crate::storage::log::LogOptions;
@@ -38,16 +38,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Long enough for links to be dialled again after a fault.
 const SETTLE: Duration = Duration::from_secs(3);
-
-/// Runs `test` in a world whose clock is paused.
-fn in_a_paused_world<F: Future>(test: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime")
-        .block_on(test)
-}
 
 /// A control plane that stands still.
 struct NoControl;
