@@ -83,9 +83,11 @@ fn settle_in_order(
             && !dice.one_in(4)
         {
             let torn_at = dice.below(bytes.len().max(1));
+            let end = survived.len().max(offset + bytes.len());
             write_at(&mut survived, *offset, &bytes[..torn_at]);
+            // A new length without the bytes: what was there before is not written over with zeros.
             if dice.one_in(4) {
-                write_at(&mut survived, offset + torn_at, &vec![0; bytes.len() - torn_at]);
+                survived.resize(end, 0);
             }
             counts.torn_writes += 1;
         }

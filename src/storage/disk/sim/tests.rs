@@ -47,6 +47,21 @@ fn what_was_not_synced_is_kept_lost_or_torn_but_never_scrambled() {
 }
 
 #[test]
+fn bytes_that_were_there_are_old_or_new_after_a_torn_write_and_never_zeros() {
+    let seen = outcomes(|disk| {
+        let file = write_durably(disk, b"kept");
+        file.write_all_at(b"KEPT!", 0).expect("writes");
+    });
+    for contents in &seen {
+        let contents = contents.as_ref().expect("the name is durable");
+        let (there, new) = contents.split_at(4);
+        assert!(there.eq_ignore_ascii_case(b"kept"), "{contents:?}");
+        assert!([&b""[..], b"!", b"\0"].contains(&new), "{contents:?}");
+    }
+    assert!(seen.contains(&Some(b"KEpt\0".to_vec())), "a torn write and zeros were never seen");
+}
+
+#[test]
 fn a_name_that_was_not_synced_may_be_gone_and_a_removed_one_may_be_back() {
     let created = outcomes(|disk| {
         disk.create("file").expect("creates").sync().expect("syncs");

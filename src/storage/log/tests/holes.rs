@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::support::{Answers, record, segments, simulated};
+use super::support::{Answers, record, records_in, segments, simulated};
 use crate::runtime::Runtime;
 use crate::storage::disk::{Disk, SimDisk};
 use crate::storage::log::torn::SECTOR_BYTES;
@@ -136,7 +136,7 @@ fn every_flipped_bit_of_the_last_write_is_damage_also_beside_sectors_of_zeros() 
             let payloads = vec![vec![7; first], blank, vec![9; 30]];
             let (disk, path) = written(&payloads, true, &runtime).await;
             let heads = SECTOR_BYTES - short..SECTOR_BYTES - short + 30;
-            let tails = SECTOR_BYTES * 4 - 20..disk.contents(&path).expect("there").len();
+            let tails = SECTOR_BYTES * 4 - 20..records_in(&disk, &path).len();
             for byte in (HEADER_BYTES..40).chain(heads).chain(tails) {
                 for bit in 0..8 {
                     assert!(disk.flip_bit(&path, byte, bit));
@@ -164,11 +164,34 @@ fn a_hole_in_a_segment_of_the_first_format_is_damage_and_the_segment_goes_on() {
         log.append_durably(vec![more]).await.expect("appends");
         log.close().await;
         assert_eq!(disk.contents(&path).expect("there")[..HEADER_BYTES], header);
-        let contents = disk.contents(&path).expect("there");
+        let contents = records_in(&disk, &path);
         assert_eq!(try_open(&disk, &runtime).expect("opens").1.len(), 3);
         let file = disk.open(&path).expect("opens");
         file.set_len(contents.len() as u64 - 18).expect("takes the third record away");
         empty_sector(&disk, &path, 2);
         assert!(matches!(try_open(&disk, &runtime), Err(LogError::Damaged { .. })));
+    });
+}
+
+/// Opening writes the last write again. The disk may fill up in the middle of that, and the power go.
+#[test]
+fn a_disk_that_fills_up_while_a_log_is_opened_and_a_power_cut_then_lose_nothing() {
+    simulated(|runtime: Runtime| async move {
+        let payloads = vec![vec![7; 400], vec![8; 300]];
+        for seed in 0..400 {
+            let disk = SimDisk::new(seed);
+            let (log, _) = try_open(&disk, &runtime).expect("opens");
+            for payload in &payloads {
+                log.append_durably(vec![record(payload)]).await.expect("appends");
+            }
+            log.close().await;
+            disk.fill_after_bytes(seed % 310);
+            assert!(try_open(&disk, &runtime).is_err(), "a full disk takes no log");
+            disk.crash();
+            disk.set_full(false);
+            let (_, replayed) = try_open(&disk, &runtime)
+                .unwrap_or_else(|error| panic!("seed {seed}: a good log is refused: {error}"));
+            assert_eq!(replayed, payloads, "seed {seed}");
+        }
     });
 }
