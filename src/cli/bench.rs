@@ -31,6 +31,8 @@ Examples:
       nodes that run already; costs are of the nodes named, without their CPU time
   quorate bench --kill-leader 10 --rate 2000
       the gap until a write is served again, and whether an acknowledged one was lost
+  quorate bench --mix 50/50 --rate 500 --duration 1h --watch 1m
+      whether memory and disk use stay where they are
   quorate bench --restart --keys 1m
       how long each node takes to be ready, and to answer its first read
 
@@ -91,6 +93,9 @@ pub(super) struct BenchArgs {
     /// How long the same load runs before, unmeasured
     #[arg(long, default_value = "1s", value_name = "TIME", help_heading = "Load")]
     warmup: String,
+    /// Look at the nodes' memory and disk use this often while a row is measured
+    #[arg(long, value_name = "TIME", help_heading = "Load")]
+    watch: Option<String>,
     /// The seed of every choice
     #[arg(long, default_value = "42", help_heading = "Load")]
     seed: String,
@@ -173,6 +178,7 @@ impl BenchArgs {
                 kill_follower: times("--kill-follower", self.kill_follower.as_deref())?,
                 restart: self.restart,
             },
+            watch: self.watch.as_deref().map(|every| time("--watch", every)).transpose()?,
             out: self.out.clone(),
         };
         options.validate()?;
@@ -357,6 +363,10 @@ mod tests {
             ("--rate 0", &["--rate 0", "1 to 1000000"]),
             ("--duration soon", &["--duration soon", "500ms"]),
             ("--duration 0s", &["--duration 0s", "500ms"]),
+            ("--watch 1ms", &["--watch", "100 ms or more"]),
+            ("--watch often", &["--watch often", "500ms"]),
+            ("--watch 1s --restart", &["--watch", "plain rows"]),
+            ("--watch 1s --targets 127.0.0.1:1", &["--watch", "no --targets"]),
             ("--seed -1", &["--seed -1", "expected a number"]),
             ("--rate -5", &["--rate -5", "1 to 1000000"]),
             ("--set a", &["--set a", "NAME=VALUE"]),

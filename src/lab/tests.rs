@@ -312,6 +312,7 @@ fn bench_with_a_kill(fault: &str) -> BenchResults {
         load: false,
         seed: 1,
         events: Events { kill_follower: 1, ..Events::default() },
+        watch: None,
         out: None,
     };
     options.validate().expect("it makes sense");

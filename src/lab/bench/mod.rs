@@ -26,6 +26,7 @@ mod schedule;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod worker;
 
 use std::path::{Path, PathBuf};

@@ -25,6 +25,8 @@ pub const MAX_RATE: u64 = 1_000_000;
 pub const MAX_IN_FLIGHT: u64 = 1_000_000;
 /// Each kill takes some four seconds.
 pub const MAX_KILLS: u64 = 1_000;
+/// Looking at memory and disk more often than this would be a load of its own.
+pub const MIN_WATCH: Duration = Duration::from_millis(100);
 /// The rate of the steady load under kills, where none is given.
 pub const STEADY_RATE: u64 = 1_000;
 
@@ -186,6 +188,8 @@ pub struct BenchOptions {
     pub load: bool,
     pub seed: u64,
     pub events: Events,
+    /// How often memory and disk use are looked at while a row is measured; never where absent.
+    pub watch: Option<Duration>,
     /// Where `bench.json` and `bench.md` are written; nowhere where absent.
     pub out: Option<PathBuf>,
 }
@@ -198,6 +202,7 @@ impl BenchOptions {
         }
         self.validate_levels()?;
         self.validate_events()?;
+        self.validate_watch()?;
         let most = self.connections.iter().max().copied().unwrap_or(0);
         if self.is_open() && self.max_in_flight < most {
             return Err(format!(
@@ -230,6 +235,24 @@ impl BenchOptions {
             }
         }
         Ok(())
+    }
+
+    fn validate_watch(&self) -> Result<(), String> {
+        let Some(every) = self.watch else { return Ok(()) };
+        let every = every.as_millis();
+        if every < MIN_WATCH.as_millis() {
+            let least = MIN_WATCH.as_millis();
+            return Err(format!("--watch: {every} ms: expected {least} ms or more"));
+        }
+        if !self.events.is_empty() {
+            return Err("--watch: expected plain rows, without kills and restarts".to_owned());
+        }
+        match self.subject {
+            Subject::Started(_) => Ok(()),
+            Subject::Running(_) => {
+                Err("--watch: expected a cluster of bench's own, so no --targets".to_owned())
+            }
+        }
     }
 
     fn validate_events(&self) -> Result<(), String> {

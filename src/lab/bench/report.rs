@@ -12,6 +12,8 @@ use crate::lab::stats::{Percentiles, nearest_rank};
 
 /// What stands where there is no figure.
 const ABSENT: &str = "-";
+/// How many moments of a watched row are shown; all are in `bench.json`.
+const MOST_SAMPLES: usize = 13;
 
 /// The results for a terminal.
 pub fn terminal(results: &BenchResults) -> String {
@@ -46,6 +48,7 @@ fn blocks(results: &BenchResults) -> Vec<Block> {
     if !results.rows.is_empty() {
         let rows: Vec<&Row> = results.rows.iter().collect();
         blocks.extend(tables_of(&rows));
+        blocks.extend(rows.iter().filter_map(|row| watched(row)));
     }
     for kills in &results.kills {
         blocks.extend(of_kills(kills));
@@ -141,6 +144,23 @@ fn costs(row: &Row) -> Vec<String> {
         cell(row.client_cpu_us, time_us),
         cell(row.peak_resident_bytes.map(|peak| peak as f64), bytes),
     ]
+}
+
+/// Memory and disk use while a row was measured: some of the samples, evenly chosen, with both ends.
+fn watched(row: &Row) -> Option<Block> {
+    let last = row.samples.len().checked_sub(1)?;
+    let shown = last.min(MOST_SAMPLES - 1);
+    let line = |number: usize| {
+        let sample = row.samples.get(number * last / shown.max(1))?;
+        let figures = [sample.resident_bytes, sample.log_bytes, sample.table_bytes];
+        let at = time_ms(sample.at_s * 1e3);
+        Some(std::iter::once(at).chain(figures.map(|figure| bytes(figure as f64))).collect())
+    };
+    let name = name(row);
+    Some(table(
+        &[&name, "memory", "log on disk", "rest on disk"],
+        (0..=shown).filter_map(line).collect(),
+    ))
 }
 
 fn of_kills(kills: &Kills) -> Vec<Block> {
@@ -272,6 +292,10 @@ fn notes_of(row: &Row) -> Vec<String> {
         notes.push(format!(
             "{name}: {found_nothing} reads found nothing; --load writes the keys first"
         ));
+    }
+    if let Some(elections) = row.elections.filter(|won| *won > 0) {
+        let elections = count(elections, "election");
+        notes.push(format!("{name}: {elections} meanwhile: heartbeats came too late"));
     }
     if row.superseded > 0 {
         let superseded = whole(row.superseded);

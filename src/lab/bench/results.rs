@@ -92,6 +92,24 @@ pub struct Row {
     pub checkpoints: Option<u64>,
     /// The sum of each node's peak.
     pub peak_resident_bytes: Option<u64>,
+    /// Elections won meanwhile: none, unless heartbeats came too late.
+    #[serde(default)]
+    pub elections: Option<u64>,
+    /// Memory and disk use meanwhile, where they were watched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+}
+
+/// What all nodes together used at one moment of a load.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// From the beginning of the measured part.
+    pub at_s: f64,
+    pub resident_bytes: u64,
+    /// What the commit logs take on the disk.
+    pub log_bytes: u64,
+    /// What everything else in the data directories takes.
+    pub table_bytes: u64,
 }
 
 /// Nodes killed one after the other under a steady load.

@@ -6,6 +6,7 @@ use super::pace::{Offered, closed, open, stop};
 use super::results::Row;
 use super::schedule::Schedule;
 use super::stage::{Load, Stage};
+use super::watch::watched;
 use super::worker::Worker;
 use crate::lab::process;
 use crate::lab::readings::Costs;
@@ -23,7 +24,12 @@ pub async fn measure(stage: &Stage<'_>, load: Load) -> anyhow::Result<Row> {
     let before = stage.readings().await?;
     let own_before = process::cpu_time(std::process::id())?;
     let began_us = ground.now_us();
-    let (_workers, offered) = run(stage, load, workers, stage.options.duration).await?;
+    let running = run(stage, load, workers, stage.options.duration);
+    let (ran, samples) = match (stage.options.watch, &stage.cluster) {
+        (Some(every), Some(cluster)) => watched(stage.runtime, cluster, every, running).await?,
+        _ => (running.await, Vec::new()),
+    };
+    let (_workers, offered) = ran?;
     let seconds = (ground.now_us() - began_us) as f64 / 1e6;
     let own = process::cpu_time(std::process::id())?.saturating_sub(own_before);
     let after = stage.readings().await?;
@@ -34,6 +40,9 @@ pub async fn measure(stage: &Stage<'_>, load: Load) -> anyhow::Result<Row> {
     row.client_cpu_us = (done > 0.0).then(|| own.as_micros() as f64 / done);
     let checkpoints = after.counters.since(&before.counters, "checkpoints");
     row.checkpoints = checkpoints.map(|taken| taken as u64);
+    let elections = after.counters.since(&before.counters, "elections_won");
+    row.elections = elections.map(|won| won as u64);
+    row.samples = samples;
     let peaks = stage.cluster.as_ref().and_then(|cluster| cluster.peak_resident_bytes().ok());
     row.peak_resident_bytes = peaks.map(|nodes| nodes.iter().sum());
     if let Some(offered) = offered {

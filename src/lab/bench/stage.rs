@@ -93,6 +93,8 @@ impl Stage<'_> {
             client_cpu_us: None,
             checkpoints: None,
             peak_resident_bytes: None,
+            elections: None,
+            samples: Vec::new(),
         })
     }
 }

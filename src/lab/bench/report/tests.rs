@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::lab::bench::results::{BenchVerdict, FORMAT, GapSummary, Kill, Setup};
+use crate::lab::bench::results::{BenchVerdict, FORMAT, GapSummary, Kill, Sample, Setup};
 use crate::lab::process::Machine;
 use crate::lab::readings::Costs;
 use crate::lab::results::Counts;
@@ -41,6 +41,8 @@ fn row() -> Row {
         client_cpu_us: None,
         checkpoints: Some(0),
         peak_resident_bytes: Some(200 << 20),
+        elections: Some(0),
+        samples: Vec::new(),
     }
 }
 
@@ -113,6 +115,30 @@ fn the_tables_say_what_was_measured_what_was_not_and_what_went_wrong() {
     assert!(head.ends_with("missed"), "{head}");
     let costs = text.lines().find(|line| line.contains("127 µs")).expect("costs");
     assert!(costs.contains("  -  "), "what was not measured is no number: {costs}");
+}
+
+#[test]
+fn a_watched_row_shows_both_ends_and_few_of_many_samples_and_elections_are_said() {
+    let mut results = results();
+    assert!(!terminal(&results).contains("on disk"), "nothing was watched");
+    assert!(!terminal(&results).contains("election"), "there was none");
+    let sample = |number: u64| Sample {
+        at_s: number as f64,
+        resident_bytes: (100 << 20) + number,
+        log_bytes: number << 20,
+        table_bytes: 7 << 20,
+    };
+    results.rows[0].samples = (0..=100).map(sample).collect();
+    results.rows[0].elections = Some(2);
+    let text = terminal(&results);
+    let watched: Vec<&str> = text.lines().filter(|line| line.contains("7.00 MiB")).collect();
+    assert_eq!(watched.len(), MOST_SAMPLES, "{text}");
+    assert!(watched[0].contains("100.00 MiB") && watched[0].contains(" 0 B "), "{text}");
+    let end = watched[MOST_SAMPLES - 1];
+    assert!(end.starts_with("100 s ") && end.ends_with(" 7.00 MiB"), "{text}");
+    assert!(text.contains("2 elections meanwhile: heartbeats came too late"), "{text}");
+    results.rows[0].samples.truncate(1);
+    assert_eq!(terminal(&results).matches("7.00 MiB").count(), 1, "one is shown once");
 }
 
 #[test]
