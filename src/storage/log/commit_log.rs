@@ -128,7 +128,7 @@ impl Drop for CommitLog {
 
 /// Starts the writer of a log that was opened.
 fn start(options: LogOptions, opened: Opened, active: Arc<Segment>) -> Result<CommitLog, LogError> {
-    let Opened { segments, tail, file_bytes } = opened;
+    let Opened { segments, tail } = opened;
     let shared = Arc::new(Shared::new(Segments::new(segments), tail));
     let (ended, writer_ended) = watch::channel(());
     let writer = Writer {
@@ -139,7 +139,6 @@ fn start(options: LogOptions, opened: Opened, active: Arc<Segment>) -> Result<Co
         active,
         tail,
         synced_bytes: tail.file_offset(),
-        file_bytes,
         buffer: Vec::new(),
         _ended: ended,
     };

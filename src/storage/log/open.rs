@@ -3,13 +3,12 @@
 //! **A torn tail** is what a crash may leave of records that were never acknowledged: the last
 //! segment ends (or holds nothing but zeros from some byte on) before its last record does. Because
 //! the last byte of a record is never zero, this is one rule: the segment counts up to its last byte
-//! that is not zero, and a record that needs more than that is torn. It is cut off. Zeros behind a whole
-//! record stay: the writer puts them there, and writes over them. A last segment
+//! that is not zero, and a record that needs more than that is torn. It is cut off. A last segment
 //! that holds no more than a beginning of its header was being created, and is created again. So is a
 //! hole in the last write, which `torn` tells from damage: it is cut off with all that follows.
 //!
-//! **Damage** is everything else, and is refused: all other segments must be whole up to the zeros at
-//! their ends, and each must begin where the records of the one before it end.
+//! **Damage** is everything else, and is refused: all other segments must be whole to the byte, and
+//! each must begin where the one before it ends.
 //!
 //! What is found is synced before it is replayed: after the death of the process alone, the tail may
 //! be in the operating system's memory only, and whoever takes a record from here relies on it. The
@@ -45,8 +44,6 @@ pub(super) type Replay<'a> = dyn FnMut(ReplayedRecord<'_>) -> Result<(), String>
 pub(super) struct Opened {
     pub segments: VecDeque<Arc<Segment>>,
     pub tail: Tail,
-    /// The length of the last segment's file: records, and zeros.
-    pub file_bytes: u64,
 }
 
 /// Opens or creates the segments in the log's directory, and replays their records.
@@ -56,7 +53,7 @@ pub(super) fn open(options: &LogOptions, replay: &mut Replay<'_>) -> Result<Open
         let first = Segment::create(&*options.disk, &options.dir, FIRST_BASE, &options.metrics)?;
         segments.push_back(first);
         let tail = Tail { base: FIRST_BASE, end: FIRST_BASE, segment_bytes: options.segment_bytes };
-        return Ok(Opened { segments, tail, file_bytes: tail.file_offset() });
+        return Ok(Opened { segments, tail });
     };
     options.disk.sync_dir(&options.dir)?;
     let mut end = segments.front().map_or(FIRST_BASE, |segment| segment.base);
@@ -69,16 +66,16 @@ pub(super) fn open(options: &LogOptions, replay: &mut Replay<'_>) -> Result<Open
         end = if Arc::ptr_eq(segment, &newest) {
             open_newest(segment, options, replay)?
         } else {
-            let used_bytes = used_bytes(&*segment.file, segment.file.len()?)?;
-            let scanned = scan(segment, used_bytes, None, replay)?;
-            if scanned != used_bytes {
+            let file_bytes = segment.file.len()?;
+            let scanned = scan(segment, file_bytes, None, replay)?;
+            if scanned != file_bytes {
                 return Err(segment.damaged(scanned, "a record is cut short".to_owned()));
             }
             end_position(segment, scanned)?
         };
     }
     let tail = Tail { base: newest.base, end, segment_bytes: options.segment_bytes };
-    Ok(Opened { segments, tail, file_bytes: newest.file.len()? })
+    Ok(Opened { segments, tail })
 }
 
 /// The segments that there are files of, oldest first.
@@ -123,11 +120,11 @@ fn open_newest(
         Err(LogError::Damaged { offset, .. }) if planted::is(Bug::DamagedMiddleCut) => offset,
         scanned => scanned?,
     };
-    if scanned < used_bytes {
+    if scanned < file_bytes {
         tracing::warn!(
             file = segment.path,
             offset = scanned,
-            bytes = used_bytes - scanned,
+            bytes = file_bytes - scanned,
             "cut a torn tail off the commit log: what was being written at the last crash, and was \
              never acknowledged"
         );

@@ -4,13 +4,7 @@
 //! variable and lets the sync take its time; a simulated task awaits a notification, and sleeps
 //! before each sync for as long as a sync takes there, so that a crash can fall between the write
 //! and the sync.
-//!
-//! **Zeros ahead.** A write beyond the end of a file changes its length, which the file system has to
-//! make durable as well, in its journal, before the sync returns. So the write that reaches the end of
-//! the file writes [`AHEAD_BYTES`] of zeros behind itself, over which the next ones go, as far as the
-//! segment may grow. What is left of them when another segment begins stays.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,10 +23,6 @@ use crate::telemetry::Metrics;
 /// memory for ever.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
-/// How many zeros are written at once behind the records, in bytes, where the segment has room for
-/// them: so many that few syncs change the file's length, and so few that no write waits for long.
-const AHEAD_BYTES: u64 = 256 << 10;
-
 pub(super) struct Writer {
     pub shared: Arc<Shared>,
     pub disk: Arc<dyn Disk>,
@@ -42,10 +32,8 @@ pub(super) struct Writer {
     pub active: Arc<Segment>,
     /// The end of what is written.
     pub tail: Tail,
-    /// Where the records of the active segment's file ended as of its last sync.
+    /// The length of the active segment's file as of its last sync.
     pub synced_bytes: u64,
-    /// The length of the active segment's file: records, and zeros.
-    pub file_bytes: u64,
     /// Records on their way into the active segment; empty between batches.
     pub buffer: Vec<u8>,
     /// Dropped with the writer: whoever closes the log waits for that.
@@ -131,20 +119,9 @@ impl Writer {
             self.tail.end = tail.end;
             records = rest;
         }
+        self.active.file.write_all_at(&self.buffer, offset)?;
         self.metrics.log_bytes.inc_by(self.buffer.len() as u64);
-        self.write_buffer(offset)?;
         Ok(records)
-    }
-
-    /// Writes the records in the buffer, and zeros behind them where they reach the end of the file.
-    fn write_buffer(&mut self, offset: u64) -> io::Result<()> {
-        let end = offset + self.buffer.len() as u64;
-        if end > self.file_bytes {
-            let with_zeros = (end + AHEAD_BYTES).min(self.tail.segment_bytes).max(end);
-            self.buffer.resize((with_zeros - offset) as usize, 0);
-            self.file_bytes = with_zeros;
-        }
-        self.active.file.write_all_at(&self.buffer, offset)
     }
 
     /// Leaves the active segment, which is synced, for a new one.
@@ -154,7 +131,6 @@ impl Writer {
         self.active = segment;
         self.tail.base = base;
         self.synced_bytes = self.tail.file_offset();
-        self.file_bytes = self.synced_bytes;
         Ok(())
     }
 

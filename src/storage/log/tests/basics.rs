@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::support::{Answers, filled, open, open_with, record, segments, simulated, try_open};
+use super::support::{Answers, filled, open, record, segments, simulated, try_open};
 use crate::runtime::Runtime;
 use crate::storage::disk::{Disk, SimDisk};
 use crate::storage::log::{Kind, LogError, LogUser, MAX_RECORD_BYTES, NewRecord, Position};
@@ -258,37 +258,5 @@ fn a_completion_that_panics_fails_the_log_instead_of_leaving_others_waiting() {
     runtime.block_on(async {
         assert!(opened.log.failed().await.to_string().contains("panicked"));
         opened.log.append_durably(vec![record(b"y")]).await.expect_err("nobody writes it");
-    });
-}
-
-#[test]
-fn a_write_puts_zeros_behind_itself_and_those_after_it_leave_the_length_of_the_file_alone() {
-    simulated(|runtime| async move {
-        let disk = SimDisk::new(1);
-        let opened = open_with(&disk, &runtime, 1 << 20);
-        let path = segments(&disk).pop().expect("a segment");
-        let length = || disk.contents(&path).expect("is there").len();
-        opened.log.append_durably(vec![record(&[7; 100])]).await.expect("appends");
-        let ahead = length();
-        assert!(ahead > 200 << 10, "only {ahead} bytes");
-        let (mut lengths, mut written) = (vec![ahead], 20 + 114);
-        for _ in 0..900 {
-            opened.log.append_durably(vec![record(&[7; 500])]).await.expect("appends");
-            written += 514;
-            lengths.push(length());
-            assert!(length() >= written);
-            assert!(
-                disk.contents(&path).expect("is there")[written..].iter().all(|byte| *byte == 0)
-            );
-        }
-        lengths.dedup();
-        assert_eq!(lengths.len(), 2, "450 KiB of records change the length once: {lengths:?}");
-        opened.log.close().await;
-        let (position, length_before) = (opened.log.end(), length());
-        let again = open_with(&disk, &runtime, 1 << 20);
-        assert_eq!(again.metrics.log_torn_tails.get(), 0, "zeros that the writer put there");
-        let more = again.log.append_durably(vec![record(b"more")]).await;
-        assert_eq!(more.expect("appends"), [position]);
-        assert_eq!(length(), length_before);
     });
 }

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::support::{
-    Answers, Opened, Seen, open, record, records_in, segments, simulated, try_open,
-};
+use super::support::{Answers, Opened, Seen, open, record, segments, simulated, try_open};
 use crate::runtime::Runtime;
 use crate::storage::disk::{Disk, SimDisk};
 use crate::storage::log::{Kind, LogUser, Position};
@@ -233,12 +231,12 @@ fn what_a_process_killed_in_a_failing_sync_wrote_is_durable_before_it_is_replaye
             let log = open(&disk, &runtime).log;
             log.append_durably(vec![record(b"acknowledged")]).await.expect("appends");
             let path = segments(&disk).pop().expect("a segment");
-            let durable = records_in(&disk, &path).len();
+            let durable = disk.contents(&path).expect("is there").len();
             let last = lengths.iter().map(|length| record(&vec![7; *length])).collect();
             log.append_durably(last).await.expect("appends");
             log.close().await;
             let path = segments(&disk).pop().expect("a segment");
-            let whole = records_in(&disk, &path);
+            let whole = disk.contents(&path).expect("is there");
             let durable = if lengths == [3_000] { HEADER_BYTES } else { durable };
             let file = disk.open(&path).expect("opens");
             file.set_len(durable as u64).expect("takes the last write away");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::support::{Answers, record, records_in, segments, simulated};
+use super::support::{Answers, record, segments, simulated};
 use crate::runtime::Runtime;
 use crate::storage::disk::{Disk, SimDisk};
 use crate::storage::log::torn::SECTOR_BYTES;
@@ -136,7 +136,7 @@ fn every_flipped_bit_of_the_last_write_is_damage_also_beside_sectors_of_zeros() 
             let payloads = vec![vec![7; first], blank, vec![9; 30]];
             let (disk, path) = written(&payloads, true, &runtime).await;
             let heads = SECTOR_BYTES - short..SECTOR_BYTES - short + 30;
-            let tails = SECTOR_BYTES * 4 - 20..records_in(&disk, &path).len();
+            let tails = SECTOR_BYTES * 4 - 20..disk.contents(&path).expect("there").len();
             for byte in (HEADER_BYTES..40).chain(heads).chain(tails) {
                 for bit in 0..8 {
                     assert!(disk.flip_bit(&path, byte, bit));
@@ -164,7 +164,7 @@ fn a_hole_in_a_segment_of_the_first_format_is_damage_and_the_segment_goes_on() {
         log.append_durably(vec![more]).await.expect("appends");
         log.close().await;
         assert_eq!(disk.contents(&path).expect("there")[..HEADER_BYTES], header);
-        let contents = records_in(&disk, &path);
+        let contents = disk.contents(&path).expect("there");
         assert_eq!(try_open(&disk, &runtime).expect("opens").1.len(), 3);
         let file = disk.open(&path).expect("opens");
         file.set_len(contents.len() as u64 - 18).expect("takes the third record away");

@@ -59,8 +59,7 @@ impl Filled {
         }
         drop(log);
         let segment = root.path().join("log").join(format!("{:020}.log", 1));
-        let mut whole = fs::read(&segment).expect("a segment");
-        whole.truncate(whole.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        let whole = fs::read(&segment).expect("a segment");
         Filled { root, segment, whole, acknowledged }
     }
 

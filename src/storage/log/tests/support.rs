@@ -25,23 +25,11 @@ pub struct Opened {
 pub const SEGMENT_BYTES: u64 = 128;
 
 pub fn try_open(disk: &SimDisk, runtime: &Runtime) -> Result<Opened, LogError> {
-    try_open_with(disk, runtime, SEGMENT_BYTES)
-}
-
-pub fn open_with(disk: &SimDisk, runtime: &Runtime, segment_bytes: u64) -> Opened {
-    try_open_with(disk, runtime, segment_bytes).expect("the log opens")
-}
-
-fn try_open_with(
-    disk: &SimDisk,
-    runtime: &Runtime,
-    segment_bytes: u64,
-) -> Result<Opened, LogError> {
     let metrics = Metrics::new();
     let options = LogOptions {
         disk: Arc::new(disk.clone()),
         dir: "log".to_owned(),
-        segment_bytes,
+        segment_bytes: SEGMENT_BYTES,
         users: vec![LogUser::Raft, LogUser::Replica],
         runtime: runtime.clone(),
         metrics: metrics.clone(),
@@ -111,11 +99,4 @@ impl Answers {
         let names = |answers: Vec<(usize, _)>| answers.into_iter().map(|(name, _)| name).collect();
         (names(done), names(failed))
     }
-}
-
-/// What a segment holds, without the zeros at its end.
-pub fn records_in(disk: &SimDisk, path: &str) -> Vec<u8> {
-    let mut contents = disk.contents(path).expect("is there");
-    contents.truncate(contents.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
-    contents
 }
