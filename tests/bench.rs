@@ -52,12 +52,18 @@ fn a_short_bench_of_one_node_counts_measures_charges_and_leaves_its_report_alone
     let out = dir.path().join("out");
     let (data_text, out_text) = (data.to_str().expect("text"), out.to_str().expect("text"));
     let length = ["--duration", "1s", "--warmup", "100ms", "--load", "--mix", "put,get,50/50"];
-    let place = ["--out", out_text];
+    let place = ["--out", out_text, "--watch", "200ms"];
     let found = json(&bench(&small(data_text, &[&length[..], &place[..]].concat())));
 
     assert_eq!((&found["format"], &found["ended_early"]), (&Value::from(1), &Value::Null));
     assert_eq!(found["setup"]["engine"], "memory");
     let rows = found["rows"].as_array().expect("rows");
+    for row in rows {
+        let samples = row["samples"].as_array().expect("samples");
+        assert!(samples.len() >= 3, "both ends and some between: {samples:?}");
+        positive(&samples[0], &["resident_bytes", "log_bytes"]);
+        assert_eq!(row["elections"], 0, "a node alone is elected once, before");
+    }
     let mixes: Vec<_> = rows.iter().map(|row| row["mix"].as_str()).collect();
     assert_eq!(mixes, [Some("put"), Some("get"), Some("50/50")]);
     for row in rows {
@@ -93,13 +99,15 @@ fn an_open_loop_a_kill_and_restarts_of_one_node_account_for_everything() {
         .sum();
     assert_eq!(counted + row["missed"].as_u64().expect("a count"), 100, "{row:#}");
 
-    let events = ["--kill-leader", "1", "--restart", "--rate", "200"];
+    let events = ["--kill-leader", "1", "--stop-leader", "1", "--restart", "--rate", "200"];
     let found = json(&bench(&small(data, &events)));
     assert_eq!(found["rows"].as_array().map(Vec::len), Some(0));
     let kills = &found["kills"][0];
     positive(kills, &["acknowledged_writes", "gap.max_ms", "load.operations.done"]);
     assert_eq!((&kills["lost_writes"], &kills["unread_keys"]), (&0.into(), &0.into()));
     positive(&kills["kills"][0], &["first_write_ms", "longest_gap_ms", "ready_ms"]);
+    let ended = [0, 1].map(|kills| found["kills"][kills]["ended"].as_str());
+    assert_eq!(ended, [Some("killed"), Some("stopped")]);
     let restarts = found["restarts"][0]["restarts"].as_array().expect("restarts");
     let ended: Vec<_> = restarts.iter().map(|restart| restart["ended"].as_str()).collect();
     assert_eq!(ended, [Some("stopped"), Some("killed")]);

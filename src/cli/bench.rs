@@ -103,6 +103,9 @@ pub(super) struct BenchArgs {
     /// Kill the leader so many times under a steady load: the gap until the first write, lost writes
     #[arg(long, value_name = "TIMES", help_heading = "Events, instead of plain rows")]
     kill_leader: Option<String>,
+    /// The same, but ask it to stop as SIGTERM does, so that it hands over first
+    #[arg(long, value_name = "TIMES", help_heading = "Events, instead of plain rows")]
+    stop_leader: Option<String>,
     /// The same with a node that does not lead; any node in leaderless mode
     #[arg(long, value_name = "TIMES", help_heading = "Events, instead of plain rows")]
     kill_follower: Option<String>,
@@ -175,6 +178,7 @@ impl BenchArgs {
             seed: number("--seed", &self.seed, 0..=u64::MAX, |text| text.parse().ok())?,
             events: Events {
                 kill_leader: times("--kill-leader", self.kill_leader.as_deref())?,
+                stop_leader: times("--stop-leader", self.stop_leader.as_deref())?,
                 kill_follower: times("--kill-follower", self.kill_follower.as_deref())?,
                 restart: self.restart,
             },
@@ -385,6 +389,8 @@ mod tests {
             ("--rate 10 --max-in-flight 8", &["--max-in-flight 8", "64"]),
             ("--kill-leader 0", &["--kill-leader 0", "1 to 1000"]),
             ("--kill-leader 2 --mix get", &["--mix get", "--kill-leader"]),
+            ("--stop-leader 2 --mode both", &["--stop-leader 2", "--kill-follower"]),
+            ("--stop-leader 2 --mix get", &["--mix get", "--stop-leader"]),
             ("--kill-leader 2 --mode both", &["--kill-leader 2", "--kill-follower"]),
             ("--kill-follower 2 --nodes 1", &["--kill-follower 2", "2 --nodes"]),
             ("--kill-leader 2 --connections 1,2", &["--connections", "one with --kill-leader"]),

@@ -1,8 +1,8 @@
-//! Nodes killed one after the other under a steady load: how long writes stop, and whether one is
+//! Nodes ended one after the other under a steady load: how long writes stop, and whether one is
 //! lost.
 //!
-//! The load is an open loop, so that it is as steady while a node is down as before. Each kill is a
-//! SIGKILL; the node is started again over its data a while later, and the next kill comes once
+//! The load is an open loop, so that it is as steady while a node is down as before. Each end is a
+//! SIGKILL, or a SIGTERM, after which a leader hands over before it stops; the node is started again over its data a while later, and the next kill comes once
 //! every node is ready. In the end every key that was written is read through every node.
 
 use std::collections::BTreeMap;
@@ -34,10 +34,15 @@ const DOWN_FOR: Duration = Duration::from_secs(2);
 /// How many keys are read back at a time: every answer is kept until they are judged.
 const READ_BACK_KEYS: usize = 10_000;
 
-/// Whom to kill.
+/// A node that was asked to stop must have ended within this time.
+const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Whom to end, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victims {
     Leader,
+    /// The leader, asked to stop as SIGTERM does instead of killed.
+    StoppedLeader,
     /// One that does not lead; any node where none leads.
     Follower,
 }
@@ -45,10 +50,15 @@ pub enum Victims {
 impl Victims {
     fn as_str(self, mode: Mode) -> &'static str {
         match (self, mode) {
-            (Victims::Leader, _) => "leader",
+            (Victims::Leader | Victims::StoppedLeader, _) => "leader",
             (Victims::Follower, Mode::Leader) => "follower",
             (Victims::Follower, Mode::Leaderless) => "node",
         }
+    }
+
+    /// How they end, in words.
+    fn ended(self) -> &'static str {
+        if self == Victims::StoppedLeader { "stopped" } else { "killed" }
     }
 }
 
@@ -114,16 +124,21 @@ async fn strike_in_turn(
 ) -> anyhow::Result<Vec<Strike>> {
     let mut strikes = Vec::new();
     let mut random = Seeded::derived(stage.options.seed, "bench-victim", 0);
-    let who = victims.as_str(stage.mode);
+    let (who, ended) = (victims.as_str(stage.mode), victims.ended());
     for number in 1..=times {
         stage.runtime.sleep(STEADY_FOR).await;
         let victim = choose(stage, cluster, victims, &mut random).await?;
         let node = stage.nodes[victim].0;
         stage
             .progress
-            .step(&format!("{}: {who} {node} is killed ({number} of {times})", stage.mode));
+            .step(&format!("{}: {who} {node} is {ended} ({number} of {times})", stage.mode));
         let killed_us = ground.now_us();
-        cluster.kill(victim)?;
+        if victims == Victims::StoppedLeader {
+            cluster.terminate(victim)?;
+            cluster.ended(victim, STOPPED_WITHIN).await?;
+        } else {
+            cluster.kill(victim)?;
+        }
         let gone_us = ground.now_us();
         stage.runtime.sleep(DOWN_FOR).await;
         let restarted_us = ground.now_us();
@@ -148,7 +163,7 @@ async fn choose(
         return Ok(random.below(nodes));
     }
     let leader = cluster.known_leader().await?;
-    if victims == Victims::Leader {
+    if victims != Victims::Follower {
         return Ok(leader);
     }
     ensure!(nodes > 1, "there is no follower");
@@ -175,6 +190,7 @@ async fn judge(
     Ok(Kills {
         mode: stage.mode,
         victims: victims.as_str(stage.mode).to_owned(),
+        ended: victims.ended().to_owned(),
         gap: summary(&kills),
         kills,
         load: row,

@@ -88,6 +88,7 @@ fn steps(options: &BenchOptions) -> u64 {
         true => rows,
         false => {
             of_kills(events.kill_leader)
+                + of_kills(events.stop_leader)
                 + of_kills(events.kill_follower)
                 + if events.restart { restarts } else { 0 }
         }
@@ -289,8 +290,11 @@ impl Bench<'_> {
 
     async fn events(&self, stage: &mut Stage<'_>, load: Load) -> anyhow::Result<()> {
         let events = self.options.events;
-        let kills =
-            [(Victims::Leader, events.kill_leader), (Victims::Follower, events.kill_follower)];
+        let kills = [
+            (Victims::Leader, events.kill_leader),
+            (Victims::StoppedLeader, events.stop_leader),
+            (Victims::Follower, events.kill_follower),
+        ];
         for (victims, times) in kills.into_iter().filter(|(_, times)| *times > 0) {
             let found = kills::run(stage, load, victims, times).await?;
             self.results.lock().kills.push(found);

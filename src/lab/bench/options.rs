@@ -155,6 +155,8 @@ impl StartedNodes {
 pub struct Events {
     /// How often the leader is killed.
     pub kill_leader: u32,
+    /// How often the leader is asked to stop.
+    pub stop_leader: u32,
     /// How often a node that does not lead is killed.
     pub kill_follower: u32,
     /// Whether every node is restarted.
@@ -165,6 +167,11 @@ impl Events {
     /// Whether nothing is done to the nodes.
     pub fn is_empty(self) -> bool {
         self == Events::default()
+    }
+
+    /// How often a node is ended under a steady load.
+    pub fn kills(self) -> u32 {
+        self.kill_leader + self.stop_leader + self.kill_follower
     }
 }
 
@@ -256,9 +263,10 @@ impl BenchOptions {
     }
 
     fn validate_events(&self) -> Result<(), String> {
-        let Events { kill_leader, kill_follower, restart } = self.events;
+        let Events { kill_leader, stop_leader, kill_follower, restart } = self.events;
         let asked = [
             ("--kill-leader", kill_leader > 0),
+            ("--stop-leader", stop_leader > 0),
             ("--kill-follower", kill_follower > 0),
             ("--restart", restart),
         ];
@@ -274,15 +282,18 @@ impl BenchOptions {
         if let Some((flag, given)) = several.into_iter().find(|(_, given)| *given != 1) {
             return Err(format!("{flag}: {given} of them: expected one with {event}"));
         }
-        let kills = kill_leader + kill_follower > 0;
+        let kills = self.events.kills() > 0;
         if let Some(mix) = self.mixes.iter().find(|mix| kills && !mix.writes()) {
             return Err(format!(
                 "--mix {mix}: expected one that writes, such as put, with {event}"
             ));
         }
-        if kill_leader > 0 && nodes.modes.contains(&Mode::Leaderless) {
+        let of_leaders = [("--kill-leader", kill_leader), ("--stop-leader", stop_leader)];
+        if let Some((flag, times)) = of_leaders.into_iter().find(|(_, times)| *times > 0)
+            && nodes.modes.contains(&Mode::Leaderless)
+        {
             return Err(format!(
-                "--kill-leader {kill_leader}: expected --mode leader (leaderless mode has none: \
+                "{flag} {times}: expected --mode leader (leaderless mode has none: \
                  --kill-follower kills any node)"
             ));
         }
@@ -294,7 +305,7 @@ impl BenchOptions {
 
     /// Whether requests arrive at a rate.
     pub fn is_open(&self) -> bool {
-        self.rate_per_second.is_some() || self.events.kill_leader + self.events.kill_follower > 0
+        self.rate_per_second.is_some() || self.events.kills() > 0
     }
 
     /// The level that reads of `mix` ask for; `None` where they name none.

@@ -167,7 +167,7 @@ fn of_kills(kills: &Kills) -> Vec<Block> {
     let load = &kills.load;
     let line = |kill: &super::results::Kill| {
         vec![
-            format!("{} {} killed", kills.victims, kill.node),
+            format!("{} {} {}", kills.victims, kill.node, kills.ended),
             kill.first_write_ms.map_or(ABSENT.to_owned(), time_ms),
             time_ms(kill.longest_gap_ms),
             time_ms(kill.ready_ms),
@@ -179,11 +179,12 @@ fn of_kills(kills: &Kills) -> Vec<Block> {
         [kills.mode.as_str(), "first write", "longest gap", "ready again", "failed", "unknown"];
     let gap = kills.gap.map_or("no write was served again".to_owned(), |gap| {
         format!(
-            "until the first write after a kill: p50 {}, p99 {}, max {} ({})",
+            "until the first write after the node was {}: p50 {}, p99 {}, max {} ({})",
+            kills.ended,
             time_ms(gap.p50_ms),
             time_ms(gap.p99_ms),
             time_ms(gap.max_ms),
-            count(gap.count as u64, "kill")
+            count(gap.count as u64, "time")
         )
     });
     let kept = format!(

@@ -118,6 +118,9 @@ pub struct Kills {
     pub mode: Mode,
     /// `leader`, `follower`, or `node` where none leads.
     pub victims: String,
+    /// `killed` by SIGKILL, or `stopped` by SIGTERM.
+    #[serde(default = "killed")]
+    pub ended: String,
     pub kills: Vec<Kill>,
     /// Of the kills after which a write was served again.
     pub gap: Option<GapSummary>,
@@ -132,6 +135,10 @@ pub struct Kills {
     pub examples: Vec<String>,
     /// Where the nodes' data was left, where something was lost.
     pub evidence: Option<String>,
+}
+
+fn killed() -> String {
+    "killed".to_owned()
 }
 
 /// One kill.

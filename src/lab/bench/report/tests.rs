@@ -58,6 +58,7 @@ fn kills(lost_writes: u64) -> Kills {
     Kills {
         mode: Mode::Leader,
         victims: "leader".to_owned(),
+        ended: "stopped".to_owned(),
         kills: vec![kill],
         gap: Some(GapSummary { count: 1, p50_ms: 340.0, p99_ms: 340.0, max_ms: 340.0 }),
         load: row(),
@@ -147,6 +148,7 @@ fn a_lost_write_fails_the_bench_and_is_shown() {
     results.kills = vec![kills(0)];
     assert_eq!(results.verdict(), BenchVerdict::Done);
     assert!(terminal(&results).contains("of those lost: 0;"));
+    assert!(terminal(&results).contains("leader 2 stopped"));
     results.kills = vec![kills(2)];
     let BenchVerdict::Failed(problems) = results.verdict() else { panic!("it lost writes") };
     assert_eq!(problems, ["leader mode lost 2 acknowledged writes"]);
