@@ -134,6 +134,28 @@ impl Runtime {
         }
     }
 
+    /// Waits on this very thread, as long as others take, without holding up the tasks that it would
+    /// have run meanwhile: they move to another thread, if there are any. For waits that are rare, as
+    /// the move costs more than most tasks do.
+    pub fn wait_here<T>(wait: impl FnOnce() -> T) -> T {
+        use tokio::runtime::{Handle, RuntimeFlavor};
+        match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+            // A thread of no tasks, or the one thread of all, which has nowhere to move them.
+            _ => wait(),
+        }
+    }
+
+    /// Starts a task on the threads of another tokio runtime. Real worlds only.
+    pub fn spawn_on<F>(&self, threads: &tokio::runtime::Handle, future: F) -> Task<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        debug_assert!(!self.is_simulated(), "a simulated world has one thread");
+        Task(threads.spawn(future))
+    }
+
     /// Starts an operating system thread. Real worlds only.
     pub fn thread<F>(&self, name: &str, work: F) -> std::io::Result<std::thread::JoinHandle<()>>
     where

@@ -177,13 +177,12 @@ pub(super) struct HealthArgs {
 }
 
 pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
-    let (number, millis) = match text.strip_suffix("ms") {
-        Some(number) => (number, 1),
-        None => (text.strip_suffix('s').unwrap_or(text), 1_000),
-    };
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("", 1_000)];
+    let of_unit = |(unit, millis)| text.strip_suffix(unit).map(|number| (number, millis));
+    let (number, millis) = units.into_iter().find_map(of_unit).unwrap_or((text, 1_000));
     match number.parse::<u64>() {
         Ok(number) if number > 0 => Ok(Duration::from_millis(number.saturating_mul(millis))),
-        _ => Err("expected a time such as 500ms or 2s".to_owned()),
+        _ => Err("expected a time such as 500ms, 2s, 5m or 1h".to_owned()),
     }
 }
 

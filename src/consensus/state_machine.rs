@@ -4,6 +4,9 @@
 //! together share one atomic batch. A snapshot that openraft was told of is durable: a checkpoint was
 //! taken after its last entry was applied. While a snapshot is installed, [`Machine::is_installing`]
 //! says so and the table is incomplete.
+//!
+//! **Waiting.** A table may wait for its disk while a batch is applied. That holds up no other task:
+//! neither one that would have run on the same thread, nor one that asks what was applied.
 
 use std::io;
 use std::sync::Arc;
@@ -44,7 +47,10 @@ pub(super) struct Machine {
     /// Whether the group's state includes the user rows: false in leaderless mode, where they
     /// belong to the replica.
     orders_data: bool,
+    /// Held while a batch is applied, for as long as the table takes.
     state: Mutex<MachineState>,
+    /// What others ask for; held for a moment only.
+    seen: Mutex<Seen>,
     applied: watch::Sender<u64>,
     members: watch::Sender<Members>,
     /// Installations begun and ended, both counted: odd while one is under way.
@@ -55,6 +61,26 @@ pub(super) struct Machine {
     pub(super) sending: tokio::sync::Mutex<()>,
     /// What the snapshots being sent keep from being purged.
     pub(super) pins: Arc<Pins>,
+}
+
+/// The parts of the group's state that are asked for while a batch is applied: as they were before it.
+#[derive(Clone, Default)]
+struct Seen {
+    applied: Option<LogId>,
+    cluster: Option<ClusterId>,
+    membership: Option<LogId>,
+    strangers: Vec<NodeId>,
+}
+
+impl Seen {
+    fn of(group: &GroupState) -> Seen {
+        Seen {
+            applied: group.applied,
+            cluster: group.cluster,
+            membership: *group.membership.log_id(),
+            strangers: group.roster.strangers(&group.membership),
+        }
+    }
 }
 
 /// What openraft hands around as a snapshot.
@@ -100,6 +126,7 @@ impl Machine {
             orders_data,
             applied: watch::Sender::new(index_of(&state.group)),
             members: watch::Sender::new(state.group.members()),
+            seen: Mutex::new(Seen::of(&state.group)),
             state: Mutex::new(state),
             installs: AtomicU64::new(0),
             checkpoint: watch::Sender::new(None),
@@ -132,13 +159,12 @@ impl Machine {
 
     /// The entry that the membership is of.
     pub(super) fn membership_log_id(&self) -> Option<LogId> {
-        *self.state.lock().group.membership.log_id()
+        self.seen.lock().membership
     }
 
     /// The members of whom no incarnation is known.
     pub(super) fn strangers(&self) -> Vec<NodeId> {
-        let state = self.state.lock();
-        state.group.roster.strangers(&state.group.membership)
+        self.seen.lock().strangers.clone()
     }
 
     /// The last checkpoint, as it changes.
@@ -148,12 +174,12 @@ impl Machine {
 
     /// The last entry applied.
     pub(super) fn applied(&self) -> Option<LogId> {
-        self.state.lock().group.applied
+        self.seen.lock().applied
     }
 
     /// The cluster's name, once it was minted.
     pub(super) fn cluster(&self) -> Option<ClusterId> {
-        self.state.lock().group.cluster
+        self.seen.lock().cluster
     }
 
     /// Whether the table is incomplete.
@@ -167,7 +193,7 @@ impl Machine {
         count.is_multiple_of(2).then_some(count / 2)
     }
 
-    /// Takes a view together with the state it belongs to.
+    /// Takes a view together with the state it belongs to. Blocking.
     pub(super) fn capture(&self) -> io::Result<Capture> {
         let state = self.state.lock();
         if self.is_installing() {
@@ -182,7 +208,7 @@ impl Machine {
 
     /// Makes the table durable and remembers what it held.
     pub(super) async fn take_checkpoint(&self) -> io::Result<SnapshotMeta> {
-        let meta = snapshot::meta(&self.state.lock().group);
+        let meta = Runtime::wait_here(|| snapshot::meta(&self.state.lock().group));
         let table = self.table.clone();
         let checkpoint = move || table.checkpoint().map_err(io::Error::other);
         self.runtime.blocking(checkpoint).await?;
@@ -203,6 +229,7 @@ impl Machine {
         });
     }
 
+    /// Blocking.
     fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let mut answers: Vec<(ApplyResponder<TypeConfig>, super::Applied)> = Vec::new();
         let (index, members) = {
@@ -215,6 +242,13 @@ impl Machine {
             }
             applying.commit()?;
             let changed = state.group.members_version() != before;
+            let mut seen = self.seen.lock();
+            if changed || seen.cluster != state.group.cluster {
+                *seen = Seen::of(&state.group);
+            } else {
+                seen.applied = state.group.applied;
+            }
+            drop(seen);
             (index_of(&state.group), changed.then(|| state.group.members()))
         };
         if let Some(members) = members {
@@ -234,6 +268,7 @@ impl Machine {
         }
         let loaded = snapshot::install(&*self.table, &*self.disk, manifest, self.orders_data)?;
         let (index, members) = (index_of(&loaded.group), loaded.group.members());
+        *self.seen.lock() = Seen::of(&loaded.group);
         *self.state.lock() = loaded;
         self.metrics.snapshots_installed.inc();
         self.note_checkpoint(manifest.meta());
@@ -307,7 +342,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 bytes += size_of_entry(&next.0);
                 batch.push(next);
             }
-            self.0.apply_batch(batch)?;
+            Runtime::wait_here(|| self.0.apply_batch(batch))?;
         }
         Ok(())
     }

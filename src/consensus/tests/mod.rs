@@ -10,4 +10,5 @@ mod membership;
 mod recovery;
 mod suite;
 pub(super) mod support;
+mod waiting;
 mod world;

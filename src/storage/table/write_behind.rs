@@ -203,16 +203,20 @@ impl<T: Table> Shared<T> {
             return Ok(layers);
         }
         drop(layers);
-        let mut requests = self.requests.lock();
-        loop {
-            let layers = self.layers.write();
-            layers.check()?;
-            if self.has_room(&layers.active) {
-                return Ok(layers);
+        // Whoever applies may be a task, and the tasks behind it, heartbeats among them, must not wait
+        // for a slow disk.
+        Runtime::wait_here(|| {
+            let mut requests = self.requests.lock();
+            loop {
+                let layers = self.layers.write();
+                layers.check()?;
+                if self.has_room(&layers.active) {
+                    return Ok(layers);
+                }
+                drop(layers);
+                self.progress.wait(&mut requests);
             }
-            drop(layers);
-            self.progress.wait(&mut requests);
-        }
+        })
     }
 
     fn wake_flusher(&self) {
