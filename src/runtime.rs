@@ -146,16 +146,6 @@ impl Runtime {
         }
     }
 
-    /// Starts a task on the threads of another tokio runtime. Real worlds only.
-    pub fn spawn_on<F>(&self, threads: &tokio::runtime::Handle, future: F) -> Task<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        debug_assert!(!self.is_simulated(), "a simulated world has one thread");
-        Task(threads.spawn(future))
-    }
-
     /// Starts an operating system thread. Real worlds only.
     pub fn thread<F>(&self, name: &str, work: F) -> std::io::Result<std::thread::JoinHandle<()>>
     where

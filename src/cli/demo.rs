@@ -31,7 +31,7 @@ pub(super) fn run(args: &DemoArgs) -> Exit {
         complain(format!("--nodes {}: expected 1 to {MAX_NODES}", args.nodes));
         return Exit::Usage;
     }
-    let tokio = match tokio_runtime("demo") {
+    let tokio = match tokio_runtime() {
         Ok(tokio) => tokio,
         Err(exit) => return exit,
     };

@@ -122,10 +122,9 @@ fn complain(problem: impl std::fmt::Display) {
     eprintln!("quorate: {problem}");
 }
 
-/// A tokio runtime for a command, whose threads have this name; what goes wrong is said.
-fn tokio_runtime(name: &str) -> Result<tokio::runtime::Runtime, Exit> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().thread_name(name).build().map_err(|error| {
+/// A tokio runtime for a command; what goes wrong is said.
+fn tokio_runtime() -> Result<tokio::runtime::Runtime, Exit> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
         complain(format!("cannot start the runtime: {error}"));
         Exit::Failed
     })

@@ -62,7 +62,7 @@ pub(super) fn run(args: &NemesisArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let tokio = match tokio_runtime("nemesis") {
+    let tokio = match tokio_runtime() {
         Ok(tokio) => tokio,
         Err(exit) => return exit,
     };

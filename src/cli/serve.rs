@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -25,13 +24,11 @@ pub(super) fn run(args: &SettingsArgs) -> Exit {
         }
     };
     start_logging(&settings.log);
-    // Threads of their own for clients' connections: thousands of requests that wait to be looked at
-    // are then never in front of a heartbeat.
-    let (tokio, clients) = match (tokio_runtime("node"), tokio_runtime("clients")) {
-        (Ok(tokio), Ok(clients)) => (tokio, clients),
-        (Err(exit), _) | (_, Err(exit)) => return exit,
+    let tokio = match tokio_runtime() {
+        Ok(tokio) => tokio,
+        Err(exit) => return exit,
     };
-    match tokio.block_on(serve(settings, clients.handle().clone())) {
+    match tokio.block_on(serve(settings)) {
         Ok(()) => Exit::Done,
         Err(problem) => {
             complain(problem);
@@ -40,7 +37,7 @@ pub(super) fn run(args: &SettingsArgs) -> Exit {
     }
 }
 
-async fn serve(mut settings: Settings, clients: Handle) -> Result<(), String> {
+async fn serve(mut settings: Settings) -> Result<(), String> {
     // Ports and signals first: a node that cannot listen should not touch its data.
     let listener = listen(&settings.listen).await.map_err(|error| error.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
@@ -68,7 +65,7 @@ async fn serve(mut settings: Settings, clients: Handle) -> Result<(), String> {
     // Stopping is being told so, or the sender being gone.
     let stopping = async move { drop(stopping.await) };
     let server = api::serve(api::service(Api::of(&node)), listener, stopping);
-    let server = node.runtime().spawn_on(&clients, server);
+    let server = node.runtime().spawn(server);
     tracing::info!(
         "node {} serves clients at {} and peers at {} in {} mode; data in {}",
         settings.node_id,

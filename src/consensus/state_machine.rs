@@ -342,7 +342,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 bytes += size_of_entry(&next.0);
                 batch.push(next);
             }
-            Runtime::wait_here(|| self.0.apply_batch(batch))?;
+            match self.0.table.may_wait() {
+                true => Runtime::wait_here(|| self.0.apply_batch(batch))?,
+                false => self.0.apply_batch(batch)?,
+            }
         }
         Ok(())
     }

@@ -42,6 +42,9 @@ impl Table for Slow {
         self.go_on.lock().recv_timeout(FOR_EVER).expect("the test lets it go on");
         self.table.apply(batch)
     }
+    fn may_wait(&self) -> bool {
+        true
+    }
     fn checkpoint(&self) -> Result<(), TableError> {
         self.table.checkpoint()
     }
@@ -59,7 +62,7 @@ fn while_a_table_waits_other_tasks_of_the_same_thread_run_and_learn_what_was_app
     let (let_go, go_on) = channel();
     let table = Slow { table: open_table(&disk), begun, go_on: Mutex::new(go_on) };
     let machine = Machine::open(MachineOptions {
-        runtime: runtime.clone(),
+        runtime,
         table: Arc::new(table),
         disk: Arc::new(disk),
         metrics: Metrics::new(),
@@ -69,15 +72,14 @@ fn while_a_table_waits_other_tasks_of_the_same_thread_run_and_learn_what_was_app
     let write = submission(session(1, 1, 1, 0), 1 << 16, vec![put("a", "1", None)]);
     let entries = vec![Ok((entry(1, 1, &Command::Data(vec![write])), None))];
     let mut applying = StateMachine(machine.clone());
-    let applied = runtime.spawn_on(tokio.handle(), async move {
-        applying.apply(futures_util::stream::iter(entries)).await
-    });
+    let applied =
+        tokio.spawn(async move { applying.apply(futures_util::stream::iter(entries)).await });
     has_begun.recv_timeout(FOR_EVER).expect("it applies");
 
     // The only thread waits: this is another task, and asks what everybody asks all the time.
     let (answer, answered) = channel();
     let asked = machine.clone();
-    runtime.spawn_on(tokio.handle(), async move {
+    tokio.spawn(async move {
         let seen = (asked.applied(), asked.cluster(), asked.strangers(), asked.membership_log_id());
         answer.send(seen).expect("the test listens");
     });

@@ -79,6 +79,12 @@ pub trait Table: Send + Sync + 'static {
     /// Applies a batch.
     fn apply(&self, batch: TableBatch) -> Result<(), TableError>;
 
+    /// Whether reading or applying may wait for the disk for longer than tasks should now, by a guess
+    /// that costs nothing. See [`Runtime::wait_here`](crate::runtime::Runtime::wait_here).
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// Makes everything applied before the call durable. Blocking; call it off the task threads.
     fn checkpoint(&self) -> Result<(), TableError>;
 

@@ -66,6 +66,11 @@ impl Limits {
     };
 }
 
+/// A flush of a layer from here on, in rows and in bytes, takes longer than a task may hold up others:
+/// more than some 10 ms.
+const LONG_FLUSH_ROWS: usize = 1_024;
+const LONG_FLUSH_BYTES: usize = 1 << 20;
+
 /// A table whose writes reach the inner table later, and many at a time.
 pub struct WriteBehind<T: Table> {
     shared: Arc<Shared<T>>,
@@ -170,6 +175,13 @@ impl<T: Table> Table for WriteBehind<T> {
             shared.wake_flusher();
         }
         Ok(())
+    }
+
+    /// While a long layer is being written, or about to be: sled's readers wait for all of it.
+    fn may_wait(&self) -> bool {
+        let layers = self.shared.layers.read();
+        let is_long = |layer: &Layer| layer.reaches(LONG_FLUSH_ROWS, LONG_FLUSH_BYTES);
+        is_long(&layers.active) || layers.frozen.as_ref().is_some_and(|layer| is_long(layer))
     }
 
     fn checkpoint(&self) -> Result<(), TableError> {
