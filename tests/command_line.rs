@@ -322,6 +322,24 @@ fn a_nemesis_that_makes_no_sense_is_refused_before_anything_starts() {
 }
 
 #[test]
+fn a_comparison_that_makes_no_sense_is_refused_before_anything_starts() {
+    for (contestants, named) in [
+        ("leeder", "'leeder' is not a contestant: expected one or more of leader, fixed-leader"),
+        ("", "'' is not a contestant"),
+        ("leader,,leaderless", "'' is not a contestant"),
+        ("fixed-leader,leader,fixed-leader", "'fixed-leader' is named twice"),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let out = dir.path().join("out").display().to_string();
+        let (code, complaint) = fails(&["compare", "--out", &out, "--contestants", contestants]);
+        assert_eq!(code, 64, "{contestants}: {complaint}");
+        assert!(complaint.contains("--contestants") && complaint.contains(named), "{complaint}");
+        assert_eq!(complaint.lines().count(), 1, "{complaint}");
+        assert!(!dir.path().join("out").exists(), "{contestants}");
+    }
+}
+
+#[test]
 fn an_answer_that_never_comes_is_unknown_for_a_write_and_a_failure_for_a_read() {
     // Takes connections and ends them unanswered, as a node that dies does.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

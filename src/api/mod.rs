@@ -44,7 +44,7 @@ mod conditions;
 mod counters;
 pub(crate) mod cursor;
 mod failure;
-mod headers;
+pub(crate) mod headers;
 mod kv;
 mod leadership;
 mod list;

@@ -1,4 +1,4 @@
-//! `quorate compare`: both modes, measured and checked.
+//! `quorate compare`: each mode, and a fixed leader where asked for, measured and checked.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use clap::Args;
 
 use super::{Exit, complain};
 use crate::config::Engine;
-use crate::lab::{self, CompareOptions, EXPERIMENTS, Verdict};
+use crate::lab::{self, CompareOptions, Contestant, Verdict};
 
 #[derive(Args)]
 pub(super) struct CompareArgs {
-    /// The short form: under three minutes
+    /// The short form: under three minutes for two contestants
     #[arg(long)]
     quick: bool,
     /// Where to write the report
@@ -19,9 +19,13 @@ pub(super) struct CompareArgs {
     /// The seed of loads and faults
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Only these experiments
+    /// Only these experiments: of throughput, killed-node and stale-reads
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
+    /// What is compared, in this order: one or more of leader, fixed-leader (leader mode in which
+    /// node 1 leads for ever, and is waited for when it dies) and leaderless
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "leader,leaderless")]
+    contestants: Vec<String>,
     /// How many nodes each cluster has
     #[arg(long, default_value_t = 3)]
     nodes: usize,
@@ -38,6 +42,14 @@ pub(super) fn run(args: &CompareArgs) -> Exit {
             return Exit::Usage;
         }
     };
+    let contestants = args.contestants.iter().map(|name| name.parse());
+    let contestants: Vec<Contestant> = match contestants.collect::<Result<_, String>>() {
+        Ok(contestants) => contestants,
+        Err(problem) => {
+            complain(format!("--contestants: {problem}"));
+            return Exit::Usage;
+        }
+    };
     let binary = match std::env::current_exe() {
         Ok(binary) => binary,
         Err(error) => {
@@ -50,10 +62,11 @@ pub(super) fn run(args: &CompareArgs) -> Exit {
     options.out = args.out.clone();
     options.seed = args.seed;
     options.only = args.only.clone();
+    options.contestants = contestants;
     options.nodes = args.nodes;
     options.engine = engine;
     if let Err(error) = options.validate() {
-        complain(format!("{error} (experiments: {})", EXPERIMENTS.join(", ")));
+        complain(error);
         return Exit::Usage;
     }
     match lab::compare(&options) {

@@ -56,7 +56,7 @@ enum Command {
     Serve(settings::SettingsArgs),
     /// Start a throw-away cluster, and print its addresses and lines to try
     Demo(demo::DemoArgs),
-    /// Put both modes through the same loads and the same fault, check them, and write a report
+    /// Put each architecture through the same loads and the same fault, check them, and write a report
     Compare(compare::CompareArgs),
     /// Put load on a throw-away cluster, or on running nodes, and say what it costs
     Bench(bench::BenchArgs),

@@ -197,7 +197,8 @@ impl<'a> Applying<'a> {
         origin: NodeId,
     ) -> io::Result<WriteResult> {
         self.sweep()?;
-        let Some(retry) = write.retry.take() else {
+        let retry = write.retry.take().filter(|_| !planted::is(Bug::IdempotencyKeyIgnored));
+        let Some(retry) = retry else {
             return self.write_once(write, proposed_time, origin);
         };
         // Also where nothing is written, so that log time goes on and keys expire.
@@ -206,6 +207,9 @@ impl<'a> Applying<'a> {
         let recalled = self.retries.recall(&self.state.retries, self.table, now_ms, &retry)?;
         if let Recall::Decided(result) = recalled {
             self.metrics.writes_deduplicated.inc();
+            if !matches!(result, WriteResult::KeyReused | WriteResult::KeysFull) {
+                self.metrics.writes_remembered.inc();
+            }
             return Ok(result);
         }
         let result = self.write_once(write, proposed_time, origin)?;

@@ -47,6 +47,7 @@ mod standing;
 mod state_machine;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod watch;
 
 pub use group::Consensus;

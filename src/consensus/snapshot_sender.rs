@@ -1,7 +1,8 @@
 //! Sending a snapshot: a view of the table, page by page.
 //!
 //! Guarantees: a transfer outlives a cut link and lost answers, for a bounded time, without starting
-//! again; the view is let go once all pages were taken.
+//! again; the view is let go once all pages were taken. A follower that cannot be reached does not
+//! keep the others from catching up: where one waits for its turn, that time is shorter.
 //!
 //! **Why a newer snapshot than the one asked for is safe.** openraft names a snapshot by the log id
 //! applied when it asked, and notes for the follower that it has everything up to there. What is
@@ -30,6 +31,7 @@ use super::raft_types::{TypeConfig, Vote};
 use super::snapshot::Manifest;
 use super::state_machine::{Capture, Machine, next_page};
 use crate::peer::{Lane, PeerError, Service};
+use crate::runtime::Instant;
 use crate::storage::table::TableError;
 
 /// Pages on their way at once: enough to fill a link, and little to hold in memory.
@@ -41,6 +43,10 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For so long a transfer goes on where nothing gets through; then openraft begins another.
 const RESUME_WITHIN: Duration = Duration::from_secs(30);
+
+/// The same where another follower waits for its turn: longer than one answer is waited for, and short
+/// enough that a follower that is gone holds up nobody for long.
+const YIELD_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pause before a message is sent again.
 const RESUME_PAUSE: Duration = Duration::from_millis(100);
@@ -104,9 +110,9 @@ impl<'a> Sender<'a> {
     /// Sends the table as it is now. Where the view is overrun by writes, or the follower asks for
     /// it, openraft tries again with another.
     pub(super) async fn send(self) -> Result<SnapshotResponse<TypeConfig>, Failure> {
-        let one_at_a_time = self.machine.sending.lock().await;
+        let one_at_a_time = self.machine.sending.take().await;
         let begin = SnapshotMessage::Begin { transfer: self.transfer, vote: self.vote };
-        if let Step::Over(vote) = self.deliver(&begin, RESUME_WITHIN).await? {
+        if let Step::Over(vote) = self.deliver(&begin, |since| self.may_go_on(since)).await? {
             return Ok(SnapshotResponse::new(vote));
         }
         let machine = self.machine.clone();
@@ -126,7 +132,7 @@ impl<'a> Sender<'a> {
     async fn send_pages(&self, mut capture: Capture) -> Result<Sent, Failure> {
         let mut window = Window::default();
         let (mut pages, mut checksum, mut more) = (0, 0, true);
-        let mut resume_until = self.machine.runtime.now() + RESUME_WITHIN;
+        let mut silent_since = self.machine.runtime.now();
         loop {
             while more && window.pages.len() < PAGE_WINDOW {
                 let (taken, page) = self.next_page(capture).await?;
@@ -144,10 +150,10 @@ impl<'a> Sender<'a> {
             match answer {
                 Ok(SnapshotAnswer::Taken) => {
                     window.pages.pop_front();
-                    resume_until = self.machine.runtime.now() + RESUME_WITHIN;
+                    silent_since = self.machine.runtime.now();
                 }
                 Ok(SnapshotAnswer::Has(_)) | Err(Undelivered::Lost(_))
-                    if self.machine.runtime.now() < resume_until =>
+                    if self.may_go_on(silent_since) =>
                 {
                     self.resend(&mut window).await?;
                 }
@@ -158,6 +164,12 @@ impl<'a> Sender<'a> {
             }
         }
         Ok(Sent::All(Manifest { group: capture.group, pages, checksum }))
+    }
+
+    /// Whether a transfer that has its turn, and of which nothing got through since then, goes on.
+    fn may_go_on(&self, silent_since: Instant) -> bool {
+        let within = if self.machine.sending.is_awaited() { YIELD_WITHIN } else { RESUME_WITHIN };
+        self.machine.runtime.now() < silent_since + within
     }
 
     /// Sends the last page of the window.
@@ -189,13 +201,18 @@ impl<'a> Sender<'a> {
         self.tell(&message, PAGE_TIMEOUT)
     }
 
-    /// Sends a message, again and again where its answer is lost, for so long at most.
-    async fn deliver(&self, message: &SnapshotMessage, within: Duration) -> Result<Step, Failure> {
+    /// Sends a message, again and again where its answer is lost, while it may go on: that is asked
+    /// with the moment of the first try.
+    async fn deliver(
+        &self,
+        message: &SnapshotMessage,
+        may_go_on: impl Fn(Instant) -> bool,
+    ) -> Result<Step, Failure> {
         let runtime = &self.machine.runtime;
-        let deadline = runtime.now() + within;
+        let since = runtime.now();
         loop {
             match self.tell(message, PAGE_TIMEOUT)?.await {
-                Err(Undelivered::Lost(_)) if runtime.now() < deadline => {
+                Err(Undelivered::Lost(_)) if may_go_on(since) => {
                     self.machine.metrics.snapshots_resumed.inc();
                     runtime.sleep(RESUME_PAUSE).await;
                 }
@@ -206,7 +223,8 @@ impl<'a> Sender<'a> {
 
     async fn end(&self, manifest: Manifest) -> Result<SnapshotResponse<TypeConfig>, Failure> {
         let end = SnapshotMessage::End { transfer: self.transfer, vote: self.vote, manifest };
-        match self.deliver(&end, INSTALL_TIMEOUT).await? {
+        let runtime = &self.machine.runtime;
+        match self.deliver(&end, |since| runtime.now() < since + INSTALL_TIMEOUT).await? {
             Step::Over(vote) => {
                 self.machine.metrics.snapshots_sent.inc();
                 Ok(SnapshotResponse::new(vote))

@@ -22,6 +22,7 @@ use super::codec;
 use super::pins::Pins;
 use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Incoming, Manifest};
+use super::turns::Turns;
 use crate::planted::{self, Bug};
 use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime};
@@ -57,8 +58,8 @@ pub(super) struct Machine {
     installs: AtomicU64,
     /// The last checkpoint, as openraft was told of it.
     checkpoint: watch::Sender<Option<SnapshotMeta>>,
-    /// One snapshot is sent at a time: a second view would end the first.
-    pub(super) sending: tokio::sync::Mutex<()>,
+    /// One snapshot is sent at a time.
+    pub(super) sending: Turns,
     /// What the snapshots being sent keep from being purged.
     pub(super) pins: Arc<Pins>,
 }
@@ -130,7 +131,7 @@ impl Machine {
             state: Mutex::new(state),
             installs: AtomicU64::new(0),
             checkpoint: watch::Sender::new(None),
-            sending: tokio::sync::Mutex::new(()),
+            sending: Turns::default(),
         })
     }
 

@@ -9,16 +9,17 @@ use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::cluster::{Cluster, ClusterSpec};
+use super::contestant::{self, Contestant};
 use super::experiments::{NAMES, Outcome, Plan, Stage, killed_node, stale_reads, throughput};
 use super::process::Machine;
 use super::progress::Progress;
 use super::report;
-use super::results::{CheckedHistory, Contestant, FORMAT, Results, Section, Verdict};
+use super::results::{CheckedHistory, ContestantResults, FORMAT, Results, Section, Verdict};
 use crate::check;
 use crate::config::Engine;
 use crate::history::{Header, History};
 use crate::runtime::Runtime;
-use crate::types::{Level, Mode};
+use crate::types::Level;
 
 /// Steps that a whole comparison reports, so that the bar can show how far it is.
 const STEPS_PER_EXPERIMENT: [u64; 3] = [7, 5, 5];
@@ -33,6 +34,8 @@ pub struct CompareOptions {
     pub seed: u64,
     /// Which experiments to run, by [`NAMES`]; all where empty.
     pub only: Vec<String>,
+    /// What is compared, in the order in which it is measured and shown.
+    pub contestants: Vec<Contestant>,
     /// The `quorate` executable that nodes are started from.
     pub binary: PathBuf,
     pub nodes: usize,
@@ -47,6 +50,7 @@ impl CompareOptions {
             out: PathBuf::from("quorate-report"),
             seed: 42,
             only: Vec::new(),
+            contestants: Contestant::DEFAULT.to_vec(),
             binary,
             nodes: 3,
             engine: Engine::Sled,
@@ -55,6 +59,7 @@ impl CompareOptions {
 
     /// Says what is wrong with the options, before anything starts.
     pub fn validate(&self) -> anyhow::Result<()> {
+        contestant::validate(&self.contestants)?;
         for name in &self.only {
             ensure!(
                 NAMES.contains(&name.as_str()),
@@ -81,7 +86,7 @@ impl CompareOptions {
 pub fn compare(options: &CompareOptions) -> anyhow::Result<Verdict> {
     let plan = if options.quick { Plan::quick() } else { Plan::full() };
     let steps = STEPS_PER_EXPERIMENT.iter().zip(NAMES).filter(|(_, name)| options.wants(name));
-    let steps = steps.map(|(steps, _)| steps).sum::<u64>() * Mode::ALL.len() as u64;
+    let steps = steps.map(|(steps, _)| steps).sum::<u64>() * options.contestants.len() as u64;
     let progress = Progress::new(steps);
     let results = compare_with(options, &plan, &progress)?;
     print!("{}", report::terminal::render(&results, &options.out));
@@ -126,7 +131,7 @@ async fn run(
         machine: Machine::facts(out),
         nodes: options.nodes as u16,
         engine: options.engine.to_string(),
-        contestants: Mode::ALL.map(contestant).to_vec(),
+        contestants: options.contestants.iter().copied().map(nothing_yet).collect(),
     });
     let bench = Bench { runtime: runtime.clone(), options, plan, progress, results: &results };
     let interrupted = tokio::select! {
@@ -159,11 +164,11 @@ pub(super) async fn interruption() {
     }
 }
 
-fn contestant(mode: Mode) -> Contestant {
-    Contestant {
-        name: mode.to_string(),
-        mode,
-        default_level: Level::default_for(mode).to_string(),
+fn nothing_yet(contestant: Contestant) -> ContestantResults {
+    ContestantResults {
+        name: contestant.to_string(),
+        contestant,
+        default_level: Level::default_for(contestant.mode).to_string(),
         served_level: None,
         command: None,
         throughput: Section::Skipped,
@@ -185,28 +190,25 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn everything(&self) {
-        for (index, mode) in Mode::ALL.into_iter().enumerate() {
+        for index in 0..self.options.contestants.len() {
             if self.options.wants(NAMES[0]) {
                 let plan = &self.plan.throughput;
-                let section = self.experiment(index, mode, NAMES[0], async |stage| {
-                    throughput::run(stage, plan).await
-                });
+                let section = self
+                    .experiment(index, NAMES[0], async |stage| throughput::run(stage, plan).await);
                 let section = section.await;
                 self.results.lock().contestants[index].throughput = section;
             }
             if self.options.wants(NAMES[1]) {
                 let plan = &self.plan.killed_node;
-                let section = self.experiment(index, mode, NAMES[1], async |stage| {
-                    killed_node::run(stage, plan).await
-                });
+                let section = self
+                    .experiment(index, NAMES[1], async |stage| killed_node::run(stage, plan).await);
                 let section = section.await;
                 self.results.lock().contestants[index].killed_node = section;
             }
             if self.options.wants(NAMES[2]) {
                 let plan = &self.plan.stale_reads;
-                let section = self.experiment(index, mode, NAMES[2], async |stage| {
-                    stale_reads::run(stage, plan).await
-                });
+                let section = self
+                    .experiment(index, NAMES[2], async |stage| stale_reads::run(stage, plan).await);
                 let section = section.await;
                 self.results.lock().contestants[index].stale_reads = section;
             }
@@ -217,11 +219,10 @@ impl Bench<'_> {
     async fn experiment<T>(
         &self,
         index: usize,
-        mode: Mode,
         name: &str,
         body: impl AsyncFnOnce(&mut Stage<'_>) -> anyhow::Result<Outcome<T>>,
     ) -> Section<T> {
-        match self.try_experiment(index, mode, name, body).await {
+        match self.try_experiment(index, name, body).await {
             Ok(figures) => Section::Done { figures },
             Err(error) => Section::Failed { reason: format!("{error:#}") },
         }
@@ -230,42 +231,43 @@ impl Bench<'_> {
     async fn try_experiment<T>(
         &self,
         index: usize,
-        mode: Mode,
         name: &str,
         body: impl AsyncFnOnce(&mut Stage<'_>) -> anyhow::Result<Outcome<T>>,
     ) -> anyhow::Result<T> {
         let out = &self.options.out;
-        let full_name = format!("{mode}-{name}");
-        self.progress.step(&format!("{mode}: starting {} nodes", self.options.nodes));
+        let contestant = self.options.contestants[index];
+        let full_name = format!("{contestant}-{name}");
+        self.progress.step(&format!("{contestant}: starting {} nodes", self.options.nodes));
         let spec = ClusterSpec {
             binary: self.options.binary.clone(),
-            mode,
+            mode: contestant.mode,
             nodes: self.options.nodes as u16,
             engine: self.options.engine,
             name: full_name.clone(),
             data_dir: out.join("data"),
             logs_dir: out.join("logs"),
-            flags: Vec::new(),
+            flags: contestant.flags(),
         };
         let mut cluster = Cluster::start(&self.runtime, spec).await?;
         self.results.lock().contestants[index].command = Some(cluster.command());
         let mut stage = Stage {
             runtime: &self.runtime,
-            mode,
+            contestant,
             seed: self.options.seed,
             cluster: &mut cluster,
             progress: self.progress,
         };
         let outcome = body(&mut stage).await?;
-        let header = Header::new(mode, name, self.options.seed, self.options.nodes as u16);
+        let header =
+            Header::new(contestant.mode, name, self.options.seed, self.options.nodes as u16);
         let history = History::new(header, outcome.ops);
         let file = format!("histories/{full_name}.jsonl");
         let checked = judge(&history, out, file)?;
         let flawless = !checked.findings.iter().any(|finding| finding.is_broken());
         let mut results = self.results.lock();
-        let contestant = &mut results.contestants[index];
-        contestant.served_level = contestant.served_level.take().or_else(|| served(&history));
-        contestant.checked.push(checked);
+        let measured = &mut results.contestants[index];
+        measured.served_level = measured.served_level.take().or_else(|| served(&history));
+        measured.checked.push(checked);
         if flawless {
             cluster.forget_logs();
         }

@@ -11,6 +11,7 @@ mod answers;
 pub mod bench;
 pub mod cluster;
 mod compare;
+mod contestant;
 mod experiments;
 pub mod http;
 pub mod load;
@@ -29,5 +30,5 @@ mod tests;
 pub mod workload;
 
 pub use compare::{CompareOptions, compare};
-pub use experiments::NAMES as EXPERIMENTS;
+pub use contestant::Contestant;
 pub use results::Verdict;

@@ -4,14 +4,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::contestant::Contestant;
 use super::process::Machine;
 use super::stats::Percentiles;
 use crate::check::Finding;
 use crate::history::Action;
-use crate::types::Mode;
 
-/// The version of `results.json`. A change that a reader of the old form would misread raises it.
-pub const FORMAT: u32 = 1;
+/// The version of `results.json`. A change that a reader of the old form would misread raises it:
+/// since 2 two contestants may have the same mode, and are told apart by name.
+pub const FORMAT: u32 = 2;
 
 /// A whole comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,14 +30,15 @@ pub struct Results {
     pub machine: Machine,
     pub nodes: u16,
     pub engine: String,
-    pub contestants: Vec<Contestant>,
+    pub contestants: Vec<ContestantResults>,
 }
 
-/// One of the things compared: a mode, with everything that was measured of it.
+/// One of the things compared, with everything that was measured of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Contestant {
+pub struct ContestantResults {
     pub name: String,
-    pub mode: Mode,
+    #[serde(flatten)]
+    pub contestant: Contestant,
     /// The level of requests that name none.
     pub default_level: String,
     /// The level as answers named it, such as `quorum; r=2; w=2; n=3`; absent where none did.
@@ -163,6 +165,29 @@ pub struct KilledNode {
     pub longest_read_gap_ms: f64,
     /// The same before the kill, for scale.
     pub usual_write_gap_ms: f64,
+}
+
+impl KilledNode {
+    /// What ended the time without writes.
+    pub fn writes_returned(&self) -> WritesReturned {
+        match self.first_write_ms {
+            None => WritesReturned::Never,
+            Some(first_ms) if self.killed_ms + first_ms < self.restarted_ms => {
+                WritesReturned::WithoutTheNode
+            }
+            Some(_) => WritesReturned::WithTheNode,
+        }
+    }
+}
+
+/// When writes that were asked for after the kill were done again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WritesReturned {
+    /// While the killed node was still gone.
+    WithoutTheNode,
+    /// Not before it was started again.
+    WithTheNode,
+    Never,
 }
 
 /// What clients were told in one slice of the timeline.

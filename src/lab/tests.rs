@@ -22,10 +22,11 @@ use super::bench::{
     BenchOptions, BenchResults, BenchVerdict, Events, StartedNodes, Subject, bench,
 };
 use super::compare::{CompareOptions, compare_with};
+use super::contestant::Contestant;
 use super::experiments::{Plan, killed_node, stale_reads, throughput};
 use super::progress::Progress;
 use super::report;
-use super::results::{Results, Section, Verdict};
+use super::results::{Results, Section, Verdict, WritesReturned};
 use crate::check;
 use crate::history::{Action, History};
 use crate::types::{NodeId, Version};
@@ -39,6 +40,8 @@ struct Fake {
     shared: PathBuf,
     mode: String,
     fault: String,
+    /// Where the fixed leader listens for peers: without it nothing is written.
+    fixed_leader: Option<String>,
 }
 
 impl Fake {
@@ -82,6 +85,11 @@ async fn fake_put(
     UrlPath(key): UrlPath<String>,
     value: Bytes,
 ) -> Response {
+    if let Some(leader) = &fake.fixed_leader
+        && tokio::net::TcpStream::connect(leader).await.is_err()
+    {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let version = fake.put(&key, &value);
     (StatusCode::NO_CONTENT, [("etag", version.etag())]).into_response()
 }
@@ -119,14 +127,25 @@ async fn fake_node() {
     };
     let shared = PathBuf::from(after("--data-dir")).with_file_name("shared");
     fs::create_dir_all(&shared).expect("a directory");
-    let fake =
-        Fake { shared, mode: after("--mode"), fault: std::env::var(FAULT).unwrap_or_default() };
+    let fixed = arguments.iter().find_map(|argument| argument.strip_prefix("--fixed-leader="));
+    let leader = fixed.unwrap_or("2");
+    let peers = after("--peers");
+    let peer = |id: &str| peers.split(',').find_map(|peer| peer.strip_prefix(&format!("{id}=")));
+    let fake = Fake {
+        shared,
+        mode: after("--mode"),
+        fault: std::env::var(FAULT).unwrap_or_default(),
+        fixed_leader: fixed.map(|id| peer(id).expect("a peer").to_owned()),
+    };
+    let status = format!(r#"{{"mode":"leader","leader":{leader}}}"#);
+    // Bound and never served: that it takes connections is all that the others look at.
+    let _peers = tokio::net::TcpListener::bind(after("--peer-listen")).await.expect("the port");
     let metrics = "# TYPE quorate_log_syncs counter\nquorate_log_syncs_total 5\n\
                    quorate_peer_messages_sent_total{service=\"raft\"} 2\n\
                    quorate_peer_messages_sent_total{service=\"read\"} 1\n# EOF\n";
     let app = Router::new()
         .route("/readyz", get(|| async { "ok" }))
-        .route("/v1/cluster", get(|| async { r#"{"mode":"leader","leader":2}"# }))
+        .route("/v1/cluster", get(move || async move { status }))
         .route("/metrics", get(move || async move { metrics }))
         .route("/v1/kv/{*key}", get(fake_get).put(fake_put))
         .with_state(fake);
@@ -259,6 +278,30 @@ fn a_stale_read_where_freshness_is_promised_is_found_and_breaks_the_verdict() {
 }
 
 #[test]
+fn a_fixed_leader_is_killed_and_waited_for_and_that_is_a_result_and_no_failure() {
+    let mut trial = Trial::new("none", &["killed-node"]);
+    trial.options.contestants = vec![Contestant::FIXED, Contestant::LEADER];
+    let results = trial.run();
+    assert_eq!(results.verdict(), Verdict::Kept);
+    let [fixed, elected] = results.contestants.as_slice() else { panic!("{results:#?}") };
+    let run = fixed.killed_node.figures().expect("measured");
+    assert_eq!((run.node, run.was_leader), (1, true));
+    assert_eq!(run.writes_returned(), WritesReturned::WithTheNode, "{run:#?}");
+    assert!(run.longest_write_gap_ms >= run.restarted_ms - run.killed_ms, "{run:#?}");
+    assert!(fixed.command.as_ref().is_some_and(|command| command.contains("--fixed-leader=1")));
+    let run = elected.killed_node.figures().expect("measured");
+    assert_eq!(run.writes_returned(), WritesReturned::WithoutTheNode, "{run:#?}");
+    assert!(elected.command.as_ref().is_some_and(|command| !command.contains("fixed-leader")));
+    for name in ["fixed-leader", "leader"] {
+        assert!(trial.out().join(format!("histories/{name}-killed-node.jsonl")).exists());
+    }
+    let page = fs::read_to_string(trial.out().join("report.md")).expect("written");
+    assert!(page.contains("fixed-leader: writes did not come back until the node did"), "{page}");
+    assert!(!page.contains("\n- leader: writes did not come back"), "{page}");
+    assert_nobody_lives(&trial);
+}
+
+#[test]
 fn stale_reads_at_weak_levels_are_counted_and_break_nothing() {
     let results = Trial::new("stale-when-weak", &["stale-reads"]).run();
     assert_eq!(results.verdict(), Verdict::Kept);
@@ -339,6 +382,11 @@ fn wrong_options_are_refused_by_name() {
     let refused = options.validate().expect_err("no such experiment").to_string();
     assert!(refused.contains("'speed'") && refused.contains("stale-reads"), "{refused}");
     options.only.clear();
+    options.contestants = vec![Contestant::LEADER, Contestant::LEADER];
+    let refused = options.validate().expect_err("twice").to_string();
+    assert!(refused.contains("'leader' is named twice"), "{refused}");
+    options.contestants = Contestant::ALL.to_vec();
+    assert!(options.validate().is_ok());
     options.nodes = 0;
     assert!(options.validate().expect_err("no nodes").to_string().contains("--nodes"));
 }

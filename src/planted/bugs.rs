@@ -122,9 +122,20 @@ bugs! {
     SessionsMissingFromSnapshot "sessions-missing-from-snapshot" [Leader] Simulator
         "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), sections 5 and 6.3"
 
+    /// The state machine does not look whether a write came under an idempotency key before, and
+    /// applies a client's retry anew.
+    IdempotencyKeyIgnored "idempotency-key-ignored" [Leader] Simulator
+        "a classic: a header that is documented, and read by nobody"
+
+    /// A write under a known idempotency key is answered as the first one was, whatever it asks for:
+    /// another request is acknowledged, and never done.
+    IdempotencyKeyMatchesAnyRequest "idempotency-key-matches-any-request" [Leader] Simulator
+        "a classic: the IETF's draft on the Idempotency-Key header (2021), on fingerprints of \
+         requests"
+
     /// A snapshot is sent without the idempotency keys, and a node that installs it applies a
     /// client's retry anew.
-    IdempotencyKeysMissingFromSnapshot "idempotency-keys-missing-from-snapshot" [Leader] ConsensusTests
+    IdempotencyKeysMissingFromSnapshot "idempotency-keys-missing-from-snapshot" [Leader] Simulator
         "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), sections 5 and 6.3"
 
     /// A node begins its sessions anew after a restart, and its new submissions are taken for old.

@@ -2,12 +2,17 @@
 //!
 //! A client has one request under way at a time. It holds on to one node most of the time, works in
 //! bursts, remembers versions for its conditional writes, and sometimes leaves in the middle of a
-//! request and never comes back: another client, with another id, takes its place.
+//! request and never comes back: another client, with another id, takes its place. In leader mode
+//! some give their writes keys, and send them again where they do not know the outcome (`retries`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+mod retries;
+
+use retries::Keys;
 
 use super::batches;
 use super::ending::LEAST_OPERATIONS;
@@ -50,6 +55,9 @@ const GRACE_MS: u64 = 500;
 
 /// A world in which too little was asked goes on for so much longer at most.
 const LONGER: Duration = Duration::from_secs(60);
+
+/// One client of leader mode in so many writes under idempotency keys.
+const KEYED_ONE_IN: u64 = 3;
 
 /// How long a client's burst or rest lasts, in requests.
 const SPELL: u64 = 12;
@@ -95,6 +103,8 @@ struct Client<'a> {
     cursor: Option<String>,
     /// Requests left of this spell, and whether it is a burst.
     spell: (u64, bool),
+    /// The idempotency keys that the client used, where it is one that does.
+    retries: Option<Keys>,
 }
 
 /// A request that was decided on.
@@ -109,7 +119,11 @@ impl<'a> Client<'a> {
     fn new(shared: &'a Shared, id: u32, seat: u32, keys: Arc<Vec<Key>>) -> Client<'a> {
         let node = NodeId(1 + (seat % u32::from(shared.plan.nodes)) as u16);
         let (seen, cursor) = (BTreeMap::new(), None);
-        Client { shared, id, seq: 0, node, keys, seen, cursor, spell: (0, false) }
+        // Leaderless mode has no keys, and its worlds draw nothing for them.
+        let keyed =
+            shared.plan.mode == Mode::Leader && shared.runtime.random_below(KEYED_ONE_IN) == 0;
+        let retries = keyed.then(Keys::default);
+        Client { shared, id, seq: 0, node, keys, seen, cursor, spell: (0, false), retries }
     }
 
     fn below(&self, bound: u64) -> u64 {
@@ -123,7 +137,7 @@ impl<'a> Client<'a> {
     /// Pauses, and makes one request; false where the client left for ever.
     async fn turn(&mut self) -> bool {
         self.pause().await;
-        let any = NodeId(1 + self.below(u64::from(self.shared.nodes())) as u16);
+        let any = self.any_node();
         let node = if self.chance(self.shared.plan.sticky_percent) { self.node } else { any };
         if self.chance(NONSENSE) {
             if let Err(problem) = send_nonsense(self.shared, node).await {
@@ -132,12 +146,19 @@ impl<'a> Client<'a> {
             self.shared.happened("client: nonsense");
             return true;
         }
+        if self.return_to_a_key(node).await {
+            return true;
+        }
         let leaves = self.chance(LEAVES) && !self.shared.plan.gentle;
         if self.keys.len() > 1 && self.chance(BATCHES) {
             self.batch(node, leaves).await;
         } else {
             let turn = self.decide(node);
-            let op = self.ask(turn, leaves).await;
+            let keyed = self.retries.is_some() && turn.op.action.is_write() && !leaves;
+            let op = match keyed {
+                true => self.ask_under_a_key(turn).await,
+                false => self.ask(turn, leaves).await,
+            };
             self.remember(&op);
             self.shared.record(op);
         }
@@ -145,6 +166,10 @@ impl<'a> Client<'a> {
             self.shared.happened("client: leaves in the middle");
         }
         !leaves
+    }
+
+    fn any_node(&self) -> NodeId {
+        NodeId(1 + self.below(u64::from(self.shared.nodes())) as u16)
     }
 
     async fn pause(&mut self) {

@@ -202,6 +202,29 @@ fn read_write(
     outcome_agrees(op, status, problem.outcome.as_deref())
 }
 
+/// Whether `answer` refuses the write `op`, which came under the key of another request; false where
+/// it says nothing of the key. Says what is wrong where the write was taken.
+pub(super) fn judge_reuse(mut op: Op, answer: &Answer) -> Result<bool, String> {
+    if let Answer::Got { status: StatusCode::UNPROCESSABLE_ENTITY, body, .. } = answer {
+        let problem: Problem = serde_json::from_slice(body)
+            .map_err(|error| format!("a 422 without a problem document: {error}"))?;
+        op.ended = Ended::Failed;
+        outcome_agrees(&op, StatusCode::UNPROCESSABLE_ENTITY, problem.outcome.as_deref())?;
+        return match problem.code.as_deref() {
+            Some("idempotency-key-reused") => Ok(true),
+            code => Err(format!("a 422 with code {code:?}, not idempotency-key-reused")),
+        };
+    }
+    read_answer(&mut op, answer)?;
+    // A condition that failed would have been looked at: that is taking the write, too.
+    match (op.ended, op.status) {
+        (Ended::Ok, status) | (_, status @ 412) => {
+            Err(format!("another request under it was answered {status}, not 422"))
+        }
+        _ => Ok(false),
+    }
+}
+
 /// Whether what a refused write says of its outcome is what its status says.
 fn outcome_agrees(op: &Op, status: StatusCode, outcome: Option<&str>) -> Result<(), String> {
     let expected = if op.ended == Ended::Unknown { "unknown" } else { "not_applied" };
@@ -233,6 +256,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Result<(), String> {
 
 #[derive(Deserialize)]
 struct Problem {
+    code: Option<String>,
     outcome: Option<String>,
 }
 
@@ -304,5 +328,46 @@ pub(super) async fn send_nonsense(shared: &Shared, node: NodeId) -> Result<(), S
             Err(format!("{method} {target} makes no sense and was answered {status}"))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Level, Mode};
+
+    fn judged(status: u16, problem: &str) -> Result<bool, String> {
+        let key = Key::new("k", MAX_KEY_BYTES).expect("a key");
+        let level = Level::default_for(Mode::Leader);
+        let op = Op::begun(1, Action::Put, key, 1, level, 0);
+        let mut headers = HeaderMap::new();
+        if status == 204 {
+            headers.insert("quorate-consistency", "linearizable".parse().expect("a header"));
+            let etag = Version::new(7, NodeId(1)).etag();
+            headers.insert(header::ETAG, etag.parse().expect("a header"));
+        }
+        let status = StatusCode::from_u16(status).expect("a status");
+        let body = Bytes::from(problem.to_owned());
+        judge_reuse(op, &Answer::Got { status, headers, body })
+    }
+
+    #[test]
+    fn a_key_of_another_request_is_refused_with_422_or_not_looked_at_and_never_taken() {
+        let reused = "idempotency-key-reused";
+        let problem =
+            |code: &str, outcome: &str| format!(r#"{{"code":"{code}","outcome":"{outcome}"}}"#);
+        assert_eq!(judged(422, &problem(reused, "not_applied")), Ok(true));
+        assert_eq!(judged(503, &problem("no-leader", "not_applied")), Ok(false));
+        assert_eq!(judged(504, &problem("timeout", "unknown")), Ok(false));
+        for (status, code, outcome, wrong) in [
+            (204, "", "", "answered 204"),
+            (412, "precondition-failed", "not_applied", "answered 412"),
+            (422, reused, "unknown", "422"),
+            (422, "another", "not_applied", "another"),
+            (500, "internal", "unknown", "500"),
+        ] {
+            let refused = judged(status, &problem(code, outcome)).expect_err("it was taken");
+            assert!(refused.contains(wrong), "{status}: {refused}");
+        }
     }
 }

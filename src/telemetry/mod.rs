@@ -77,6 +77,9 @@ pub struct Metrics {
     pub writes_forwarded: Counter,
     /// Duplicates of forwarded writes that the state machine discarded.
     pub writes_deduplicated: Counter,
+    /// Writes sent again under their idempotency key, of which this node's state machine remembered
+    /// what became.
+    pub writes_remembered: Counter,
     /// Acknowledged writes that lost to a newer version already there.
     pub writes_superseded: Counter,
     /// Replicas that a read found stale or missing, and wrote to.
@@ -137,6 +140,11 @@ impl Metrics {
             snapshots_installed: counter(r, "snapshots_installed", "Snapshots installed"),
             writes_forwarded: counter(r, "writes_forwarded", "Writes passed on to the leader"),
             writes_deduplicated: counter(r, "writes_deduplicated", "Duplicate writes discarded"),
+            writes_remembered: counter(
+                r,
+                "writes_remembered",
+                "Writes sent again under their Idempotency-Key and answered as the first time",
+            ),
             writes_superseded: counter(r, "writes_superseded", "Acknowledged writes that lost"),
             read_repairs: counter(r, "read_repairs", "Replicas repaired by reads"),
             stragglers_finished: counter(r, "stragglers_finished", "Late replica writes done"),

@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod catching_up;
+mod compare;
 mod garbage;
 mod killed_in_turn;
 mod killed_together;

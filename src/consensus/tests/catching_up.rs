@@ -8,7 +8,7 @@ use crate::consensus::Command;
 use crate::peer::fault::Fault;
 use crate::storage::disk::Disk;
 use crate::storage::rows;
-use crate::types::NodeId;
+use crate::types::{MemberChange, NodeId};
 
 /// Writes keys, compacting as a node does, until the log was cut beyond what a node has.
 async fn write_and_compact(world: &World, from: u64, count: u64) {
@@ -97,6 +97,38 @@ fn a_snapshot_goes_on_after_answers_were_lost() {
         assert_eq!(world.read(behind, "key-9").await.as_deref(), Some("259"));
         assert!(world.run(leader).metrics.snapshots_resumed.get() > 0);
         assert_eq!(world.run(behind).metrics.snapshots_installed.get(), 1);
+    });
+}
+
+/// How long a follower may wait behind one that is gone: less than that one's transfer goes on.
+const BEHIND_ANOTHER_WITHIN: Duration = Duration::from_secs(15);
+
+#[test]
+fn a_follower_that_is_gone_does_not_keep_another_from_catching_up() {
+    in_a_world(|| async {
+        let mut world = World::new(73, 5).await;
+        let leader = world.leader().await;
+        let gone = other_than(leader);
+        world.crash(gone);
+        // The leader begins to send a snapshot to the node that is gone.
+        write_and_compact(&world, 1, 60).await;
+        let resumed = || world.run(leader).metrics.snapshots_resumed.get();
+        while resumed() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        world.join(4).await;
+        let began = world.run(leader).runtime.now();
+        let add = MemberChange::Add { node: NodeId(4), address: "node-4".to_owned() };
+        let deadline = world.run(leader).runtime.now() + PATIENCE;
+        world.run(leader).consensus.change_members(add, deadline).await.expect("a learner");
+        while world.run(NodeId(4)).metrics.snapshots_installed.get() == 0 {
+            let waited = world.run(leader).runtime.now() - began;
+            assert!(waited < BEHIND_ANOTHER_WITHIN, "it waits for the one that is gone");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // And the other gets its turn again once it is back.
+        world.start(gone.0).await.expect("starts");
+        assert_eq!(world.read(gone, "key-9").await.as_deref(), Some("59"));
     });
 }
 

@@ -3,13 +3,16 @@
 //! Many clients together send puts and gets at a steady rate, half of each, whatever the answers
 //! are; a client whose last request is still under way skips its turn, and that is counted. A client
 //! whose connection fails goes to the next node, as a client library would. In leader mode the
-//! victim is the leader, in leaderless mode any node (the seed chooses).
+//! victim is the leader, in leaderless mode any node (the seed chooses). A fixed leader is never
+//! replaced: without it no write can be done until it is back, and that is a result, not a failure.
 //!
 //! The kill is SIGKILL: the process is gone at once, what it wrote to the kernel is not. When the
 //! node is back and things have settled, every key is read through every node for the checks.
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use anyhow::ensure;
 
 use super::{Outcome, Stage};
 use crate::history::Seeded;
@@ -53,7 +56,7 @@ struct Times {
 pub async fn run(stage: &mut Stage<'_>, plan: &Plan) -> anyhow::Result<Outcome<KilledNode>> {
     let scene = stage.scene(TIMEOUT);
     let keys = Arc::new(keys("steady", plan.keys)?);
-    stage.progress.step(&format!("{}: a steady load", stage.mode));
+    stage.progress.step(&format!("{}: a steady load", stage.contestant));
     let began_us = scene.now_us();
     let length = plan.before + plan.down + plan.after;
     let schedule = Schedule {
@@ -70,11 +73,11 @@ pub async fn run(stage: &mut Stage<'_>, plan: &Plan) -> anyhow::Result<Outcome<K
 
     scene.sleep_until_us(began_us + plan.before.as_micros() as u64).await;
     let (victim, was_leader) = choose_victim(stage).await?;
-    stage.progress.step(&format!("{}: node {} is killed", stage.mode, scene.nodes[victim].0));
+    stage.progress.step(&format!("{}: node {} is killed", stage.contestant, scene.nodes[victim].0));
     let killed_us = scene.now_us();
     stage.cluster.kill(victim)?;
     scene.sleep_until_us(killed_us + plan.down.as_micros() as u64).await;
-    stage.progress.step(&format!("{}: it comes back", stage.mode));
+    stage.progress.step(&format!("{}: it comes back", stage.contestant));
     let restarted_us = scene.now_us();
     stage.cluster.restart(victim)?;
     stage.cluster.wait_until_ready().await?;
@@ -92,19 +95,26 @@ pub async fn run(stage: &mut Stage<'_>, plan: &Plan) -> anyhow::Result<Outcome<K
     (figures.node, figures.was_leader) = (scene.nodes[victim].0, was_leader);
     figures.skipped = skipped;
     scene.runtime.sleep(plan.settle).await;
-    stage.progress.step(&format!("{}: reading everything back", stage.mode));
+    stage.progress.step(&format!("{}: reading everything back", stage.contestant));
     ops.extend(read_back(&scene, &keys).await);
     Ok(Outcome { figures, ops })
 }
 
 async fn choose_victim(stage: &Stage<'_>) -> anyhow::Result<(usize, bool)> {
-    match stage.mode {
-        Mode::Leaderless => {
-            let nodes = stage.cluster.ids().len();
-            Ok((Seeded::derived(stage.seed, "victim", 0).below(nodes), false))
-        }
-        Mode::Leader => Ok((stage.cluster.known_leader().await?, true)),
+    let ids = stage.cluster.ids();
+    if stage.contestant.mode == Mode::Leaderless {
+        return Ok((Seeded::derived(stage.seed, "victim", 0).below(ids.len()), false));
     }
+    let leader = stage.cluster.known_leader().await?;
+    if let Some(fixed) = stage.contestant.fixed_leader {
+        // Whatever is measured of another leader would be told of the fixed one.
+        ensure!(
+            ids[leader] == fixed,
+            "node {} leads, and not the fixed leader {fixed}",
+            ids[leader]
+        );
+    }
+    Ok((leader, true))
 }
 
 #[derive(Clone, Copy)]

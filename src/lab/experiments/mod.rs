@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::Cluster;
+use super::contestant::Contestant;
 use super::load::Scene;
 use super::progress::Progress;
 use crate::history::Op;
 use crate::runtime::Runtime;
-use crate::types::Mode;
 
 /// The names of the experiments, as `--only` takes them.
 pub const NAMES: [&str; 3] = ["throughput", "killed-node", "stale-reads"];
@@ -29,7 +29,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Both modes in under three minutes on two cores.
+    /// Two contestants in under three minutes on two cores.
     pub fn quick() -> Plan {
         Plan {
             throughput: throughput::Plan {
@@ -84,7 +84,7 @@ impl Plan {
 /// What an experiment works with.
 pub struct Stage<'a> {
     pub runtime: &'a Runtime,
-    pub mode: Mode,
+    pub contestant: Contestant,
     pub seed: u64,
     pub cluster: &'a mut Cluster,
     pub progress: &'a Progress,
@@ -94,7 +94,7 @@ impl Stage<'_> {
     /// A scene for this stage's cluster.
     pub fn scene(&self, timeout: Duration) -> Arc<Scene> {
         let nodes = self.cluster.ids().into_iter().zip(self.cluster.addresses()).collect();
-        Scene::new(self.runtime, self.mode, nodes, timeout, VALUE_BYTES, self.seed)
+        Scene::new(self.runtime, self.contestant.mode, nodes, timeout, VALUE_BYTES, self.seed)
     }
 }
 

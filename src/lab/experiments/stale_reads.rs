@@ -46,9 +46,9 @@ pub async fn run(stage: &mut Stage<'_>, plan: &Plan) -> anyhow::Result<Outcome<S
     let scene = stage.scene(TIMEOUT);
     let keys = keys("fresh", plan.readers)?;
     let (mut points, mut ops) = (Vec::new(), Vec::new());
-    for (ask, promised) in levels(stage.mode, scene.nodes.len()) {
+    for (ask, promised) in levels(stage.contestant.mode, scene.nodes.len()) {
         let label = label(ask);
-        stage.progress.step(&format!("{}: fresh or stale at {label}", stage.mode));
+        stage.progress.step(&format!("{}: fresh or stale at {label}", stage.contestant));
         for delay_ms in &plan.delays_ms {
             let delay = Duration::from_millis(*delay_ms);
             let readers = keys.iter().map(|key| {
@@ -74,7 +74,7 @@ pub async fn run(stage: &mut Stage<'_>, plan: &Plan) -> anyhow::Result<Outcome<S
             });
         }
     }
-    stage.progress.step(&format!("{}: reading everything back", stage.mode));
+    stage.progress.step(&format!("{}: reading everything back", stage.contestant));
     ops.extend(read_back(&scene, &keys).await);
     Ok(Outcome { figures: StaleReads { readers: plan.readers, points }, ops })
 }

@@ -42,13 +42,13 @@ pub struct Plan {
 pub async fn run(stage: &mut Stage<'_>, plan: &Plan) -> anyhow::Result<Outcome<Throughput>> {
     let scene = stage.scene(TIMEOUT);
     let keys = Arc::new(crate::lab::workload::keys("load", plan.keys)?);
-    stage.progress.step(&format!("{}: {} keys", stage.mode, plan.keys));
+    stage.progress.step(&format!("{}: {} keys", stage.contestant, plan.keys));
     let mut ops = write_every_key(&scene, &keys).await?;
     let mut loads = Vec::new();
     for action in [Action::Put, Action::Get] {
         for (connections, length) in [(1, plan.alone), (plan.connections, plan.together)] {
             let what = if action == Action::Put { "put" } else { "get" };
-            stage.progress.step(&format!("{}: {what}, {connections} at a time", stage.mode));
+            stage.progress.step(&format!("{}: {what}, {connections} at a time", stage.contestant));
             let shape = Shape { action, connections };
             ops.extend(closed_loop(&scene, &keys, shape, plan.warm_up).await?);
             let (load, measured) = measure(stage.cluster, &scene, &keys, shape, length).await?;
@@ -56,9 +56,9 @@ pub async fn run(stage: &mut Stage<'_>, plan: &Plan) -> anyhow::Result<Outcome<T
             ops.extend(measured);
         }
     }
-    stage.progress.step(&format!("{}: nothing asked", stage.mode));
+    stage.progress.step(&format!("{}: nothing asked", stage.contestant));
     let idle = measure_idle(stage, plan.idle).await?;
-    stage.progress.step(&format!("{}: reading everything back", stage.mode));
+    stage.progress.step(&format!("{}: reading everything back", stage.contestant));
     ops.extend(read_back(&scene, &keys).await);
     let figures = Throughput { value_bytes: VALUE_BYTES, keys: plan.keys, loads, idle: Some(idle) };
     Ok(Outcome { figures, ops })

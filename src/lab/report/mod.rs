@@ -23,27 +23,34 @@ use anyhow::Context as _;
 use super::results::{Results, Verdict};
 use document::Block;
 
-const TITLE: &str = "Quorate: with a leader, and without";
-
 /// Writes `report.html`, `report.md` and `results.json` into `out`.
 pub fn write(results: &Results, out: &Path) -> anyhow::Result<()> {
-    let blocks = document(results);
+    let (title, blocks) = (title(results), document(results));
     let write = |name: &str, text: String| {
         let path = out.join(name);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    write("report.html", html::render(TITLE, &blocks))?;
-    write("report.md", markdown::render(TITLE, &blocks))?;
+    write("report.html", html::render(&title, &blocks))?;
+    write("report.md", markdown::render(&title, &blocks))?;
     write("results.json", serde_json::to_string_pretty(results)? + "\n")
 }
 
+fn title(results: &Results) -> String {
+    let names: Vec<&str> = results.contestants.iter().map(|c| c.name.as_str()).collect();
+    format!("Quorate, measured and checked: {}", names.join(", "))
+}
+
 fn document(results: &Results) -> Vec<Block> {
-    let mut blocks = vec![Block::Paragraph(
-        "The same store, once with a leader that orders every write and once without, where any \
-         node writes to a majority. Same program, same disk, same loads, same fault, same seed. \
-         What each costs, and what each gives:"
-            .to_owned(),
-    )];
+    let each: Vec<String> = results
+        .contestants
+        .iter()
+        .map(|c| format!("once {} ({})", c.contestant.introduction(), c.name))
+        .collect();
+    let mut blocks = vec![Block::Paragraph(format!(
+        "The same store, {}. Same program, same disk, same loads, same fault, same seed. What each \
+         costs, and what each gives:",
+        each.join("; ")
+    ))];
     blocks.push(banner(results));
     blocks.extend(summary::blocks(results));
     blocks.extend(sections::blocks(results));

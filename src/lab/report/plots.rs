@@ -92,7 +92,8 @@ impl Canvas {
         }
     }
 
-    /// A rectangle filled with one of the patterns `failed`, `unknown` and `c1`, with an edge.
+    /// A rectangle filled with one of the patterns `failed`, `unknown`, `c1` and `c2`, with an
+    /// edge.
     fn patterned(&mut self, at: (f64, f64), size: (f64, f64), pattern: &str) {
         if size.0 > 0.0 && size.1 > 0.0 {
             let fill = format!("url(#{pattern}-{})", self.width as u32);
@@ -105,18 +106,33 @@ impl Canvas {
         }
     }
 
-    /// A bar of the contestant `number`: the first solid, the second striped.
+    /// A bar of the contestant `number`: the first solid, the second striped, the third crossed.
     fn bar(&mut self, number: usize, at: (f64, f64), size: (f64, f64)) {
-        if number == 0 { self.rect(at, size, "c0") } else { self.patterned(at, size, "c1") }
+        match class(number) {
+            solid @ "c0" => self.rect(at, size, solid),
+            pattern => self.patterned(at, size, pattern),
+        }
     }
 
-    /// A mark of the contestant `number`: the first round, the second square.
+    /// A mark of the contestant `number`: the first round, the second square, the third pointed.
     fn dot(&mut self, number: usize, (x, y): (f64, f64)) {
-        if number == 0 {
-            let _ =
-                writeln!(self.body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" class=\"c0\"/>");
-        } else {
-            self.rect((x - 4.5, y - 4.5), (9.0, 9.0), "c1");
+        let class = class(number);
+        match number {
+            0 => {
+                let _ = writeln!(
+                    self.body,
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" class=\"{class}\"/>"
+                );
+            }
+            1 => self.rect((x - 4.5, y - 4.5), (9.0, 9.0), class),
+            _ => {
+                let (left, right, top, bottom) = (x - 5.5, x + 5.5, y - 5.5, y + 4.5);
+                let _ = writeln!(
+                    self.body,
+                    "<polygon points=\"{left:.1},{bottom:.1} {right:.1},{bottom:.1} {x:.1},{top:.1}\" \
+                     class=\"{class}\"/>"
+                );
+            }
         }
     }
 
@@ -134,6 +150,8 @@ impl Canvas {
              <pattern id=\"c1-{id}\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" \
              patternTransform=\"rotate(45)\">\
              <line x1=\"0\" y1=\"0\" x2=\"0\" y2=\"6\" class=\"c1-line\"/></pattern>\
+             <pattern id=\"c2-{id}\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\">\
+             <path d=\"M0 3H6M3 0V6\" class=\"c2-line\"/></pattern>\
              </defs>"
         );
         format!(
@@ -143,6 +161,15 @@ impl Canvas {
             escape(caption),
             self.body
         )
+    }
+}
+
+/// The style of what belongs to the contestant `number`. There are as many as contestants.
+fn class(number: usize) -> &'static str {
+    match number {
+        0 => "c0",
+        1 => "c1",
+        _ => "c2",
     }
 }
 

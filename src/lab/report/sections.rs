@@ -2,10 +2,12 @@
 
 use super::document::{Block, Table};
 use super::plots::{bars, freshness, latency, timeline};
-use super::summary::most_connections;
+use super::summary::{most_connections, waited_for_the_node};
 use super::words::{bytes, number, percent, time_ms, time_us, whole};
 use crate::history::Action;
-use crate::lab::results::{Contestant, KilledNode, Load, Results, Section, StaleReads, Throughput};
+use crate::lab::results::{
+    ContestantResults, KilledNode, Load, Results, Section, StaleReads, Throughput, WritesReturned,
+};
 
 /// What stands in a table where there is no figure.
 const ABSENT: &str = "not measured";
@@ -24,7 +26,7 @@ pub fn blocks(results: &Results) -> Vec<Block> {
 /// each that has none.
 fn figures_of<'a, T>(
     results: &'a Results,
-    section: impl Fn(&'a Contestant) -> &'a Section<T>,
+    section: impl Fn(&'a ContestantResults) -> &'a Section<T>,
 ) -> (Vec<(usize, String, &'a T)>, Vec<Block>) {
     let (mut there, mut missing) = (Vec::new(), Vec::new());
     for (number, contestant) in results.contestants.iter().enumerate() {
@@ -81,6 +83,13 @@ fn killed_node(results: &Results) -> Vec<Block> {
     let named: Vec<(String, &KilledNode)> =
         runs.iter().map(|(_, name, run)| (name.clone(), *run)).collect();
     blocks.push(Block::Plot(timeline::draw(&named)));
+    let waited = runs
+        .iter()
+        .filter_map(|(_, name, run)| Some(format!("{name}: {}.", waited_for_the_node(run)?)));
+    let waited: Vec<String> = waited.collect();
+    if !waited.is_empty() {
+        blocks.push(Block::List(waited));
+    }
     let ended = |counts: crate::lab::results::Counts| {
         format!(
             "{} done, {} failed, {} unknown",
@@ -94,6 +103,14 @@ fn killed_node(results: &Results) -> Vec<Block> {
         &[
             ("First new write done, after the kill", &|run: &KilledNode| {
                 run.first_write_ms.map_or("none".to_owned(), time_ms)
+            }),
+            ("Writes came back", &|run| {
+                let came = match run.writes_returned() {
+                    WritesReturned::WithoutTheNode => "without the node",
+                    WritesReturned::WithTheNode => "only with the node",
+                    WritesReturned::Never => "never",
+                };
+                came.to_owned()
             }),
             ("Longest time without a done write", &|run| time_ms(run.longest_write_gap_ms)),
             ("Longest time without a done read", &|run| time_ms(run.longest_read_gap_ms)),
@@ -330,13 +347,13 @@ fn checks(results: &Results) -> Vec<Block> {
             ]);
         }
     }
-    let head = ["looked for", "mode", "level", "", "looked at", "found"];
+    let head = ["looked for", "contestant", "level", "", "looked at", "found"];
     blocks.push(Block::Table(Table { head: head.map(str::to_owned).to_vec(), rows, prose: false }));
     blocks
 }
 
 /// The findings of all histories of a contestant, summed up by check and level.
-fn sums(contestant: &Contestant) -> Vec<crate::check::Finding> {
+fn sums(contestant: &ContestantResults) -> Vec<crate::check::Finding> {
     let mut sums: Vec<crate::check::Finding> = Vec::new();
     for finding in contestant.checked.iter().flat_map(|history| &history.findings) {
         match sums.iter_mut().find(|sum| sum.is_alike(finding)) {

@@ -11,12 +11,12 @@ pub fn blocks(results: &Results) -> Vec<Block> {
     let busy = machine.load_before.map_or("unknown".to_owned(), number);
     let rows = vec![
         row("Quorate", results.quorate_version.clone()),
-        row("Nodes", format!("{} processes on one machine, for each mode", results.nodes)),
-        row("Table engine", format!("{} in both modes", results.engine)),
+        row("Nodes", format!("{} processes on one machine, for each contestant", results.nodes)),
+        row("Table engine", format!("{}, of every node", results.engine)),
         row(
             "Sync rule",
-            "in both modes a write is acknowledged once its record is synced to the commit logs of \
-             a majority (leader) or of W replicas (leaderless)"
+            "a write is acknowledged once its record is synced to the commit logs of a majority \
+             (leader; with a fixed leader its own first) or of W replicas (leaderless)"
                 .to_owned(),
         ),
         row("Data lay on", machine.data_filesystem.clone()),
@@ -34,7 +34,7 @@ pub fn blocks(results: &Results) -> Vec<Block> {
     let mut blocks = vec![
         Block::Heading("How this was measured".to_owned()),
         Block::Table(Table { head, rows, prose: true }),
-        Block::Paragraph("How the first node was started, in each mode:".to_owned()),
+        Block::Paragraph("How the first node of each contestant was started:".to_owned()),
     ];
     for contestant in &results.contestants {
         let command = contestant.command.clone();
@@ -52,7 +52,7 @@ fn limits(results: &Results) -> Vec<String> {
     let order: Vec<&str> = results.contestants.iter().map(|c| c.name.as_str()).collect();
     vec![
         format!(
-            "Each experiment ran once in each mode, {}. There are no repeats, so small differences \
+            "Each experiment ran once for each contestant, {}. There are no repeats, so small differences \
              mean nothing.",
             order.join(" first, then ")
         ),

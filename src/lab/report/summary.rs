@@ -3,7 +3,9 @@
 use super::document::{Block, Table};
 use super::words::{bytes, count, number, percent, rate, ratio, time_ms, time_us, whole};
 use crate::history::Action;
-use crate::lab::results::{Contestant, KilledNode, Load, Results, Section, StaleReads};
+use crate::lab::results::{
+    ContestantResults, KilledNode, Load, Results, Section, StaleReads, WritesReturned,
+};
 use crate::types::Mode;
 
 /// The most connections that were used: the load that shows what a cluster can take.
@@ -13,7 +15,7 @@ pub fn most_connections(results: &Results) -> usize {
 }
 
 /// The name of a contestant with the level of its plain requests.
-pub fn heading(contestant: &Contestant) -> String {
+pub fn heading(contestant: &ContestantResults) -> String {
     let level = contestant.served_level.as_ref().unwrap_or(&contestant.default_level);
     format!("{} ({level})", contestant.name)
 }
@@ -23,16 +25,17 @@ pub fn blocks(results: &Results) -> Vec<Block> {
     let many = most_connections(results);
     let mut head = vec![String::new()];
     head.extend(results.contestants.iter().map(heading));
-    let row = |name: String, cell: &dyn Fn(&Contestant) -> String| {
+    let row = |name: String, cell: &dyn Fn(&ContestantResults) -> String| {
         let mut cells = vec![name];
         cells.extend(results.contestants.iter().map(cell));
         cells
     };
     let load = |action, connections| {
-        move |c: &Contestant| with(&c.throughput, |t| t.load(action, connections).map(speed))
+        move |c: &ContestantResults| with(&c.throughput, |t| t.load(action, connections).map(speed))
     };
-    let cost =
-        |action| move |c: &Contestant| with(&c.throughput, |t| t.load(action, many).map(costs));
+    let cost = |action| {
+        move |c: &ContestantResults| with(&c.throughput, |t| t.load(action, many).map(costs))
+    };
     let mut rows = vec![
         row("What a plain read promises".to_owned(), &promise),
         row("A node is killed".to_owned(), &|c| with(&c.killed_node, |k| Some(outage(k)))),
@@ -60,12 +63,21 @@ pub fn blocks(results: &Results) -> Vec<Block> {
         blocks.push(Block::Paragraph(short));
     }
     blocks.push(Block::Table(Table { head, rows, prose: true }));
-    blocks.push(Block::Paragraph(
-        "The columns do not promise the same: linearizable is the stronger guarantee, and quorum \
-         is not linearizable. A figure says what its own guarantee costs."
-            .to_owned(),
-    ));
+    if promises_differ(results) {
+        blocks.push(Block::Paragraph(
+            "The columns do not promise the same: linearizable is the stronger guarantee, and \
+             quorum is not linearizable. A figure says what its own guarantee costs."
+                .to_owned(),
+        ));
+    }
     blocks
+}
+
+/// Whether both modes are among the contestants.
+pub fn promises_differ(results: &Results) -> bool {
+    let mut modes = results.contestants.iter().map(|c| c.contestant.mode);
+    let first = modes.next();
+    modes.any(|mode| Some(mode) != first)
 }
 
 fn with<T>(section: &Section<T>, cell: impl Fn(&T) -> Option<String>) -> String {
@@ -78,16 +90,40 @@ fn with<T>(section: &Section<T>, cell: impl Fn(&T) -> Option<String>) -> String 
     }
 }
 
-fn promise(contestant: &Contestant) -> String {
-    match contestant.mode {
-        Mode::Leader => "The newest acknowledged write, whichever node is asked: reads and writes \
-                         behave as if there were one copy (linearizable). Conditional writes work."
-            .to_owned(),
-        Mode::Leaderless => "Every write acknowledged before the read began, or a newer version, \
-                             by the nodes' clocks. Not linearizable: a write through a node whose \
-                             clock is behind can lose to an older one, and conditional writes are \
-                             not offered."
-            .to_owned(),
+fn promise(contestant: &ContestantResults) -> String {
+    let promise = match contestant.contestant.mode {
+        Mode::Leader => {
+            "The newest acknowledged write, whichever node is asked: reads and writes behave as if \
+             there were one copy (linearizable). Conditional writes work."
+        }
+        Mode::Leaderless => {
+            "Every write acknowledged before the read began, or a newer version, by the nodes' \
+             clocks. Not linearizable: a write through a node whose clock is behind can lose to an \
+             older one, and conditional writes are not offered."
+        }
+    };
+    match contestant.contestant.fixed_leader {
+        Some(id) => format!("{promise} Only while node {id} is up, which alone may lead."),
+        None => promise.to_owned(),
+    }
+}
+
+/// What the report says where a cluster could not write without the node that was killed.
+pub fn waited_for_the_node(run: &KilledNode) -> Option<String> {
+    match run.writes_returned() {
+        WritesReturned::WithoutTheNode => None,
+        WritesReturned::Never => {
+            Some("writes did not come back, not even once the node was back".to_owned())
+        }
+        WritesReturned::WithTheNode => {
+            let first_ms = run.killed_ms + run.first_write_ms? - run.restarted_ms;
+            Some(format!(
+                "writes did not come back until the node did: none was done in the {} until it was \
+                 started again, and the first {} after that",
+                time_ms(run.restarted_ms - run.killed_ms),
+                time_ms(first_ms)
+            ))
+        }
     }
 }
 
@@ -95,16 +131,15 @@ fn outage(run: &KilledNode) -> String {
     let whom = if run.was_leader { "The leader" } else { "One node" };
     let (failed, unknown) =
         (run.writes.failed + run.reads.failed, run.writes.unknown + run.reads.unknown);
-    let first = match run.first_write_ms {
-        Some(first_ms) => {
-            format!("the first new write was done {} after the kill", time_ms(first_ms))
-        }
-        None => "no new write was ever done after the kill".to_owned(),
-    };
+    let first = waited_for_the_node(run).unwrap_or_else(|| {
+        let first = run.first_write_ms.map_or("never".to_owned(), time_ms);
+        format!("the first new write was done {first} after the kill")
+    });
     format!(
-        "{whom} (node {}) was killed: {first}, and the longest time without a done write was {} \
-         ({} before the kill). {} failed definitely, {} ended unknown.",
+        "{whom} (node {}) was killed. {}; the longest time without a done write was {} ({} before \
+         the kill). {} failed definitely, {} ended unknown.",
         run.node,
+        capital(&first),
         time_ms(run.longest_write_gap_ms),
         time_ms(run.usual_write_gap_ms),
         capital(&count(failed, "request")),
@@ -144,7 +179,7 @@ fn freshness(run: &StaleReads) -> String {
     sentences.collect::<Vec<_>>().join(" ")
 }
 
-fn kept(contestant: &Contestant) -> String {
+fn kept(contestant: &ContestantResults) -> String {
     if contestant.checked.is_empty() {
         return "Not measured: no experiment came to its end.".to_owned();
     }
@@ -165,7 +200,7 @@ fn kept(contestant: &Contestant) -> String {
     if unverified > 0 {
         text += &format!(" {} could not be read back.", capital(&count(unverified, "key")));
     }
-    match (contestant.mode, superseded) {
+    match (contestant.contestant.mode, superseded) {
         (Mode::Leader, _) => {}
         (Mode::Leaderless, 0) => text += " None had lost to a newer write when acknowledged.",
         (Mode::Leaderless, superseded) => {
@@ -215,33 +250,49 @@ fn idle(idle: &crate::lab::results::Idle) -> String {
     format!("{} a second, all nodes together.", known.join(", "))
 }
 
-/// The two or three differences that matter most, in one paragraph.
+/// The two or three differences that matter most, each contestant beside the first, in one
+/// paragraph.
 fn in_short(results: &Results, many: usize) -> String {
-    let [first, second, ..] = results.contestants.as_slice() else { return String::new() };
+    let Some((first, others)) = results.contestants.split_first() else { return String::new() };
     let mut sentences = Vec::new();
-    let gaps = (first.killed_node.figures(), second.killed_node.figures());
-    if let (Some(one), Some(other)) = gaps {
-        sentences.push(format!(
-            "When a node died, writes paused for {} in {} mode and {} in {} mode.",
-            time_ms(one.longest_write_gap_ms),
-            first.name,
-            time_ms(other.longest_write_gap_ms),
-            second.name
-        ));
+    if !others.is_empty() {
+        sentences.extend(pauses(&results.contestants));
     }
-    let compared = |action: Action, what: &str| {
-        let per_second = |contestant: &Contestant| {
-            let load = contestant.throughput.figures()?.load(action, many)?;
-            (load.per_second > 0.0).then_some(load.per_second)
-        };
-        let (one, other) = (per_second(first)?, per_second(second)?);
-        let ratio = ratio(one, other)?;
-        Some(format!(
-            "With {} {what} at a time, {} mode did {ratio} as many as {} mode.",
-            many, second.name, first.name
-        ))
-    };
-    sentences.extend(compared(Action::Put, "writes"));
-    sentences.extend(compared(Action::Get, "plain reads"));
+    for (action, what) in [(Action::Put, "writes"), (Action::Get, "plain reads")] {
+        sentences
+            .extend(others.iter().filter_map(|other| compared(first, other, action, many, what)));
+    }
     if sentences.is_empty() { String::new() } else { format!("In short: {}", sentences.join(" ")) }
+}
+
+/// How long writes paused in each contestant; nothing where that is not known of all.
+fn pauses(contestants: &[ContestantResults]) -> Option<String> {
+    let pause = |contestant: &ContestantResults| {
+        let run = contestant.killed_node.figures()?;
+        let paused = time_ms(run.longest_write_gap_ms);
+        let waited = match run.writes_returned() {
+            WritesReturned::WithoutTheNode => "",
+            WritesReturned::WithTheNode => ", until that node was back",
+            WritesReturned::Never => ", and did not come back",
+        };
+        Some(format!("for {paused} in {}{waited}", contestant.contestant.in_words()))
+    };
+    let all = contestants.iter().map(pause).collect::<Option<Vec<_>>>()?;
+    Some(format!("When a node died, writes paused {}.", all.join("; ")))
+}
+
+fn compared(
+    first: &ContestantResults,
+    other: &ContestantResults,
+    action: Action,
+    many: usize,
+    what: &str,
+) -> Option<String> {
+    let per_second = |contestant: &ContestantResults| {
+        let load = contestant.throughput.figures()?.load(action, many)?;
+        (load.per_second > 0.0).then_some(load.per_second)
+    };
+    let ratio = ratio(per_second(first)?, per_second(other)?)?;
+    let (first, other) = (first.contestant.in_words(), other.contestant.in_words());
+    Some(format!("With {many} {what} at a time, {other} did {ratio} as many as {first}."))
 }

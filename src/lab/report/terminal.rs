@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::summary::{heading, most_connections};
+use super::summary::{heading, most_connections, promises_differ, waited_for_the_node};
 use super::words::{bytes, number, percent, time_ms, time_us, whole};
 use crate::history::Action;
-use crate::lab::results::{Contestant, KilledNode, Load, Results, Verdict};
+use crate::lab::results::{ContestantResults, KilledNode, Load, Results, Verdict};
 
 /// How a figure is found; `None` where there is none.
-type Figure = Box<dyn Fn(&Contestant) -> Option<f64>>;
+type Figure = Box<dyn Fn(&ContestantResults) -> Option<f64>>;
 
 /// What a figure is, how it is found, and how it is written.
 struct Row {
@@ -34,9 +34,16 @@ pub fn render(results: &Results, out: &Path) -> String {
         head.push(format!("{} / {}", results.contestants[1].name, results.contestants[0].name));
     }
     text += &table(&head, &rows);
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "\nThe columns do not promise the same: quorum is not linearizable.");
+    text.push('\n');
+    if promises_differ(results) {
+        text += "The columns do not promise the same: quorum is not linearizable.\n";
+    }
     for contestant in &results.contestants {
+        let waited = contestant.killed_node.figures().and_then(waited_for_the_node);
+        if let Some(waited) = waited {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{}, killed-node: {waited}.", contestant.name);
+        }
         for (what, why) in missing(contestant) {
             let _ = writeln!(text, "{}, {what}: no figures, {why}.", contestant.name);
         }
@@ -67,7 +74,7 @@ fn verdict(results: &Results) -> String {
     }
 }
 
-fn missing(contestant: &Contestant) -> Vec<(&'static str, String)> {
+fn missing(contestant: &ContestantResults) -> Vec<(&'static str, String)> {
     let sections = [
         ("throughput", contestant.throughput.missing()),
         ("killed-node", contestant.killed_node.missing()),
@@ -115,7 +122,7 @@ fn rows(many: usize) -> Vec<Row> {
 fn load_rows(action: Action, what: &str, many: usize) -> Vec<Row> {
     let row = |name: String, connections, figure: fn(&Load) -> Option<f64>, words| Row {
         name,
-        figure: Box::new(move |contestant: &Contestant| {
+        figure: Box::new(move |contestant: &ContestantResults| {
             contestant.throughput.figures()?.load(action, connections).and_then(figure)
         }),
         words,
@@ -136,7 +143,7 @@ fn load_rows(action: Action, what: &str, many: usize) -> Vec<Row> {
 
 /// The share of reads that missed the write: of all at the default level, or of those sent at once
 /// at `local`.
-fn missed(contestant: &Contestant, default: bool) -> Option<f64> {
+fn missed(contestant: &ContestantResults, default: bool) -> Option<f64> {
     let run = contestant.stale_reads.figures()?;
     let level = if default { contestant.default_level.as_str() } else { "local" };
     let points = || run.points.iter().filter(|point| point.level == level);
@@ -148,7 +155,7 @@ fn missed(contestant: &Contestant, default: bool) -> Option<f64> {
     points().min_by_key(|point| point.delay_ms)?.share()
 }
 
-fn cells(row: &Row, contestants: &[Contestant]) -> Vec<String> {
+fn cells(row: &Row, contestants: &[ContestantResults]) -> Vec<String> {
     let figures: Vec<Option<f64>> = contestants.iter().map(&row.figure).collect();
     let mut cells = vec![row.name.clone()];
     cells.extend(figures.iter().map(|figure| figure.map_or("-".to_owned(), row.words)));

@@ -3,9 +3,10 @@
 use super::*;
 use crate::check::Finding;
 use crate::history::Action;
+use crate::lab::contestant::Contestant;
 use crate::lab::process::Machine;
 use crate::lab::results::{
-    Bucket, CheckedHistory, Contestant, Counts, FORMAT, Idle, KilledNode, Load, Section,
+    Bucket, CheckedHistory, ContestantResults, Counts, FORMAT, Idle, KilledNode, Load, Section,
     StalePoint, StaleReads, Throughput,
 };
 use crate::lab::stats::Percentiles;
@@ -73,7 +74,8 @@ fn stale_reads(level: &str) -> StaleReads {
     StaleReads { readers: 16, points }
 }
 
-fn contestant(mode: Mode) -> Contestant {
+fn measured(contestant: Contestant) -> ContestantResults {
+    let mode = contestant.mode;
     let level = Level::default_for(mode).to_string();
     let finding = Finding {
         check: "lost-write".to_owned(),
@@ -85,9 +87,9 @@ fn contestant(mode: Mode) -> Contestant {
         unverified: 0,
         ..Finding::default()
     };
-    Contestant {
-        name: mode.to_string(),
-        mode,
+    ContestantResults {
+        name: contestant.to_string(),
+        contestant,
         default_level: level.clone(),
         served_level: (mode == Mode::Leaderless).then(|| "quorum; r=2; w=2; n=3".to_owned()),
         command: Some(format!("quorate serve --mode {mode}")),
@@ -114,7 +116,7 @@ fn contestant(mode: Mode) -> Contestant {
         stale_reads: Section::Done { figures: stale_reads(&level) },
         checked: vec![CheckedHistory {
             experiment: "killed-node".to_owned(),
-            file: format!("histories/{mode}-killed-node.jsonl"),
+            file: format!("histories/{contestant}-killed-node.jsonl"),
             operations: 4_200,
             acknowledged_writes: 2_000,
             superseded_writes: 3,
@@ -143,7 +145,7 @@ fn results() -> Results {
         },
         nodes: 3,
         engine: "sled".to_owned(),
-        contestants: Mode::ALL.map(contestant).to_vec(),
+        contestants: Contestant::DEFAULT.map(measured).to_vec(),
     }
 }
 
@@ -169,7 +171,7 @@ fn assert_well_formed(html: &str) {
 }
 
 fn page(results: &Results) -> String {
-    html::render(TITLE, &document(results))
+    html::render(&title(results), &document(results))
 }
 
 #[test]
@@ -188,7 +190,7 @@ fn the_page_is_well_formed_needs_no_scripts_and_fetches_nothing() {
 #[test]
 fn the_figures_are_on_the_page_in_both_forms_and_on_the_terminal() {
     let results = results();
-    let (html, text) = (page(&results), markdown::render(TITLE, &document(&results)));
+    let (html, text) = (page(&results), markdown::render(&title(&results), &document(&results)));
     let figures = [
         "12,345",
         "23,456",
@@ -261,4 +263,87 @@ fn a_broken_promise_is_the_first_thing_on_the_page() {
     assert!(banner < html.find("<table").expect("a table"));
     assert!(html.contains("client 3 read nothing of k-1") && html.contains("BROKEN: 2"));
     assert!(terminal::render(&results, Path::new("out")).contains("PROMISES WERE BROKEN"));
+}
+
+/// The default contestants and a fixed leader between them, without which nothing was written until
+/// it was back.
+fn results_with_a_fixed_leader() -> Results {
+    let mut results = results();
+    let mut fixed = measured(Contestant::FIXED);
+    let run = KilledNode {
+        node: 1,
+        first_write_ms: Some(5_678.0),
+        longest_write_gap_ms: 5_690.0,
+        ..killed_node()
+    };
+    fixed.killed_node = Section::Done { figures: run };
+    results.contestants.insert(1, fixed);
+    results
+}
+
+#[test]
+fn writes_that_came_back_only_with_the_killed_node_are_told_apart_everywhere() {
+    let results = results_with_a_fixed_leader();
+    let (html, text) = (page(&results), markdown::render(&title(&results), &document(&results)));
+    assert_well_formed(&html);
+    // 8,000 - 3,000 ms down, and 3,000 + 5,678 - 8,000 ms after the restart.
+    let waited = "writes did not come back until the node did: none was done in the 5 s until it \
+                  was started again, and the first 678 ms after that";
+    let terminal = terminal::render(&results, Path::new("out"));
+    for (what, said) in [("page", &html), ("Markdown", &text), ("terminal", &terminal)] {
+        assert!(said.contains(waited), "the {what} lacks it: {said}");
+    }
+    let in_short = "writes paused for 1.57 s in leader mode; for 5.69 s in leader mode with a \
+                    fixed leader, until that node was back; for 1.57 s in leaderless mode.";
+    assert!(text.contains(in_short), "{text}");
+    let row = "| Writes came back | without the node | only with the node | without the node |";
+    assert!(text.contains(row), "{text}");
+    for part in ["Only while node 1 is up", "histories/fixed-leader-killed-node.jsonl"] {
+        assert!(text.contains(part), "the Markdown lacks {part}");
+    }
+    assert!(html.contains("class=\"c2\"") && html.contains("<polygon"), "a third style");
+    let plain = self::results();
+    assert!(!page(&plain).contains("did not come back"), "of nobody else");
+}
+
+#[test]
+fn writes_that_never_came_back_are_not_said_to_have_come_with_the_node() {
+    let mut results = results_with_a_fixed_leader();
+    let run = KilledNode { first_write_ms: None, ..killed_node() };
+    results.contestants[1].killed_node = Section::Done { figures: run };
+    let text = markdown::render(&title(&results), &document(&results));
+    assert!(text.contains("writes did not come back, not even once the node was back"), "{text}");
+    assert!(!text.contains("until the node did"), "{text}");
+    assert!(text.contains("| Writes came back | without the node | never |"), "{text}");
+}
+
+#[test]
+fn contestants_of_one_mode_are_not_said_to_promise_different_things() {
+    let mut results = results_with_a_fixed_leader();
+    results.contestants.truncate(2);
+    let terminal = terminal::render(&results, Path::new("out"));
+    assert!(!terminal.contains("do not promise the same"), "{terminal}");
+    assert!(terminal.contains("fixed-leader / leader"), "{terminal}");
+    assert!(!page(&results).contains("do not promise the same"));
+    results.contestants.truncate(1);
+    assert!(!page(&results).contains("In short"), "one alone is compared with nothing");
+}
+
+#[test]
+fn the_results_name_each_contestant_its_mode_and_its_fixed_leader() {
+    let results = results_with_a_fixed_leader();
+    let json = serde_json::to_value(&results).expect("JSON");
+    let told: Vec<String> = json["contestants"]
+        .as_array()
+        .expect("contestants")
+        .iter()
+        .map(|c| format!("{} {} {}", c["name"], c["mode"], c["fixed_leader"]))
+        .collect();
+    let want = [
+        r#""leader" "leader" null"#,
+        r#""fixed-leader" "leader" 1"#,
+        r#""leaderless" "leaderless" null"#,
+    ];
+    assert_eq!(told, want);
+    assert_eq!(serde_json::from_value::<Results>(json).expect("reads back"), results);
 }

@@ -1,6 +1,6 @@
 //! Latencies on a logarithmic scale: the middle request, and the slowest of a hundred.
 
-use super::{Anchor, Canvas, Plot, both};
+use super::{Anchor, Canvas, Plot, both, class};
 use crate::lab::report::words;
 use crate::lab::stats::Percentiles;
 
@@ -73,8 +73,4 @@ fn draw_on(canvas: &mut Canvas, groups: &[Group]) {
         }
     }
     canvas.set_height(bottom + FOOT);
-}
-
-fn class(number: usize) -> &'static str {
-    if number == 0 { "c0" } else { "c1" }
 }

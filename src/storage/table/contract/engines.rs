@@ -142,19 +142,6 @@ fn a_table_too_large_to_check_first_is_checked_beside_the_work() {
 }
 
 #[test]
-fn sled_opens_again_right_after_a_close_also_under_a_view() {
-    let engine = Sled::new();
-    for round in 0..20u32 {
-        let table = engine.open();
-        assert_eq!(all(&*table).len(), round as usize);
-        put_all(&*table, [(bytes(round.to_string()), bytes("v"))]);
-        let mut view = table.view().expect("a view");
-        drop(table);
-        assert!(matches!(view.next_page(1), Err(TableError::ViewEnded)));
-    }
-}
-
-#[test]
 fn sled_waits_for_a_lock_that_is_let_go_and_no_longer() {
     let engine = Sled::new();
     drop(engine.open());

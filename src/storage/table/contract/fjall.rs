@@ -331,19 +331,6 @@ fn rows_come_back_from_sorted_files_and_journals_together() {
 }
 
 #[test]
-fn fjall_opens_again_right_after_a_close_also_under_a_view() {
-    let engine = Fjall::new();
-    for round in 0..10u32 {
-        let table = engine.open();
-        assert_eq!(all(&*table).len(), round as usize);
-        put_all(&*table, [(bytes(round.to_string()), bytes("v"))]);
-        let mut view = table.view().expect("a view");
-        drop(table);
-        assert!(matches!(view.next_page(1), Err(TableError::ViewEnded)));
-    }
-}
-
-#[test]
 fn a_table_that_another_has_open_is_refused_and_left_alone() {
     let engine = Fjall::new();
     let table = engine.open();
