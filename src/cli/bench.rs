@@ -33,6 +33,8 @@ Examples:
       the gap until a write is served again, and whether an acknowledged one was lost
   quorate bench --mix 50/50 --rate 500 --duration 1h --watch 1m
       whether memory and disk use stay where they are
+  quorate bench --stop-leader 10
+      the gap where a leader is asked to stop, and hands over first
   quorate bench --restart --keys 1m
       how long each node takes to be ready, and to answer its first read
 
@@ -81,7 +83,7 @@ pub(super) struct BenchArgs {
     /// The level of reads: linearizable, quorum or local [default: the mode's]
     #[arg(long, value_name = "LEVEL", help_heading = "Load")]
     consistency: Option<String>,
-    /// Requests a second, whatever the answers (open loop) [default: closed loop; 1000 with kills]
+    /// Requests a second, whatever the answers (open loop) [default: closed loop; 1000 with kills and stops]
     #[arg(long, value_name = "R", help_heading = "Load")]
     rate: Option<String>,
     /// In an open loop: as many requests may wait or be under way; more are counted as missed

@@ -179,7 +179,8 @@ pub(super) struct HealthArgs {
 pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
     let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("", 1_000)];
     let of_unit = |(unit, millis)| text.strip_suffix(unit).map(|number| (number, millis));
-    let (number, millis) = units.into_iter().find_map(of_unit).unwrap_or((text, 1_000));
+    // The last unit, which is none, is every text's.
+    let (number, millis) = units.into_iter().find_map(of_unit).unwrap_or_default();
     match number.parse::<u64>() {
         Ok(number) if number > 0 => Ok(Duration::from_millis(number.saturating_mul(millis))),
         _ => Err("expected a time such as 500ms, 2s, 5m or 1h".to_owned()),

@@ -44,8 +44,9 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// For so long a transfer goes on where nothing gets through; then openraft begins another.
 const RESUME_WITHIN: Duration = Duration::from_secs(30);
 
-/// The same where another follower waits for its turn: longer than one answer is waited for, and short
-/// enough that a follower that is gone holds up nobody for long.
+/// The same where another follower waits for its turn and nothing at all got through in this one: longer
+/// than one answer is waited for, and short enough that a follower that is gone holds up nobody for long.
+/// One that had begun is only out of reach, and would have to begin anew.
 const YIELD_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pause before a message is sent again.
@@ -112,7 +113,7 @@ impl<'a> Sender<'a> {
     pub(super) async fn send(self) -> Result<SnapshotResponse<TypeConfig>, Failure> {
         let one_at_a_time = self.machine.sending.take().await;
         let begin = SnapshotMessage::Begin { transfer: self.transfer, vote: self.vote };
-        if let Step::Over(vote) = self.deliver(&begin, |since| self.may_go_on(since)).await? {
+        if let Step::Over(vote) = self.deliver(&begin, |since| self.may_begin(since)).await? {
             return Ok(SnapshotResponse::new(vote));
         }
         let machine = self.machine.clone();
@@ -153,7 +154,7 @@ impl<'a> Sender<'a> {
                     silent_since = self.machine.runtime.now();
                 }
                 Ok(SnapshotAnswer::Has(_)) | Err(Undelivered::Lost(_))
-                    if self.may_go_on(silent_since) =>
+                    if self.is_within(silent_since, RESUME_WITHIN) =>
                 {
                     self.resend(&mut window).await?;
                 }
@@ -166,10 +167,14 @@ impl<'a> Sender<'a> {
         Ok(Sent::All(Manifest { group: capture.group, pages, checksum }))
     }
 
-    /// Whether a transfer that has its turn, and of which nothing got through since then, goes on.
-    fn may_go_on(&self, silent_since: Instant) -> bool {
-        let within = if self.machine.sending.is_awaited() { YIELD_WITHIN } else { RESUME_WITHIN };
-        self.machine.runtime.now() < silent_since + within
+    /// Whether a transfer that has had its turn since then, and of which nothing got through, goes on.
+    fn may_begin(&self, since: Instant) -> bool {
+        let is_awaited = self.machine.sending.is_awaited();
+        self.is_within(since, if is_awaited { YIELD_WITHIN } else { RESUME_WITHIN })
+    }
+
+    fn is_within(&self, since: Instant, within: Duration) -> bool {
+        self.machine.runtime.now() < since + within
     }
 
     /// Sends the last page of the window.

@@ -28,7 +28,7 @@ use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime};
 use crate::storage::disk::Disk;
 use crate::storage::encoding;
-use crate::storage::table::{Table, TableView};
+use crate::storage::table::{Table, TableView, on_a_task};
 use crate::telemetry::Metrics;
 use crate::types::{ClusterId, MemberChange, Members, NodeId};
 
@@ -343,9 +343,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 bytes += size_of_entry(&next.0);
                 batch.push(next);
             }
-            match self.0.table.may_wait() {
+            // Whoever takes a view has the state meanwhile, and waits for the table too.
+            match self.0.state.is_locked() {
                 true => Runtime::wait_here(|| self.0.apply_batch(batch))?,
-                false => self.0.apply_batch(batch)?,
+                false => on_a_task(&*self.0.table, || self.0.apply_batch(batch))?,
             }
         }
         Ok(())
@@ -386,7 +387,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.0.checkpoint.borrow().is_none() {
             return Ok(None);
         }
-        let meta = snapshot::meta(&self.0.state.lock().group);
+        let meta = Runtime::wait_here(|| snapshot::meta(&self.0.state.lock().group));
         Ok(Some(Snapshot { meta, snapshot: SnapshotData::Live(self.0.clone()) }))
     }
 }

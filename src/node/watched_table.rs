@@ -56,6 +56,10 @@ impl Table for WatchedTable {
         self.watched(self.inner.apply(batch))
     }
 
+    fn may_wait(&self) -> bool {
+        self.inner.may_wait()
+    }
+
     fn checkpoint(&self) -> Result<(), TableError> {
         if let Some(reason) = self.failed.borrow().clone() {
             return Err(TableError::Io(Arc::new(std::io::Error::other(reason))));
@@ -73,6 +77,35 @@ mod tests {
     use super::*;
     use crate::storage::disk::SimDisk;
     use crate::storage::table::MemoryTable;
+
+    /// A table that may wait.
+    struct Waiting;
+
+    impl Table for Waiting {
+        fn get(&self, _: &[u8]) -> Result<Option<Bytes>, TableError> {
+            Ok(None)
+        }
+        fn scan(&self, _: &[u8], _: &[u8], _: usize) -> Result<Vec<(Bytes, Bytes)>, TableError> {
+            Ok(Vec::new())
+        }
+        fn apply(&self, _: TableBatch) -> Result<(), TableError> {
+            Ok(())
+        }
+        fn may_wait(&self) -> bool {
+            true
+        }
+        fn checkpoint(&self) -> Result<(), TableError> {
+            Ok(())
+        }
+        fn view(&self) -> Result<Box<dyn TableView>, TableError> {
+            Err(TableError::ViewEnded)
+        }
+    }
+
+    #[test]
+    fn that_a_table_may_wait_is_passed_on() {
+        assert!(WatchedTable::new(Arc::new(Waiting), watch::Sender::new(None)).may_wait());
+    }
 
     #[test]
     fn a_checkpoint_whose_sync_failed_stops_the_node_and_is_not_tried_again() {

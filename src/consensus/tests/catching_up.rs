@@ -113,7 +113,9 @@ fn a_follower_that_is_gone_does_not_keep_another_from_catching_up() {
         // The leader begins to send a snapshot to the node that is gone.
         write_and_compact(&world, 1, 60).await;
         let resumed = || world.run(leader).metrics.snapshots_resumed.get();
+        let began = world.run(leader).runtime.now();
         while resumed() == 0 {
+            assert!(world.run(leader).runtime.now() - began < PATIENCE, "it is never tried again");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         world.join(4).await;

@@ -292,6 +292,9 @@ impl Table for Dying {
         *left -= 1;
         self.table.apply(batch)
     }
+    fn may_wait(&self) -> bool {
+        self.table.may_wait()
+    }
     fn checkpoint(&self) -> Result<(), TableError> {
         self.table.checkpoint()
     }

@@ -2,8 +2,9 @@
 //! lost.
 //!
 //! The load is an open loop, so that it is as steady while a node is down as before. Each end is a
-//! SIGKILL, or a SIGTERM, after which a leader hands over before it stops; the node is started again over its data a while later, and the next kill comes once
-//! every node is ready. In the end every key that was written is read through every node.
+//! SIGKILL, or a SIGTERM, after which a leader hands over before it stops; the node is started again
+//! over its data a while later, and the next one follows once every node is ready. In the end every key
+//! that was written is read through every node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -135,7 +136,12 @@ async fn strike_in_turn(
         let killed_us = ground.now_us();
         if victims == Victims::StoppedLeader {
             cluster.terminate(victim)?;
-            cluster.ended(victim, STOPPED_WITHIN).await?;
+            let (status, log) = cluster.ended(victim, STOPPED_WITHIN).await?;
+            let last = log.lines().last().unwrap_or_default();
+            ensure!(
+                status.success(),
+                "node {node} was asked to stop, and failed ({status}): {last}"
+            );
         } else {
             cluster.kill(victim)?;
         }
@@ -191,7 +197,7 @@ async fn judge(
         mode: stage.mode,
         victims: victims.as_str(stage.mode).to_owned(),
         ended: victims.ended().to_owned(),
-        gap: summary(&kills),
+        gap: summary(&kills, victims),
         kills,
         load: row,
         acknowledged_writes: kept.written.len() as u64,
@@ -228,11 +234,15 @@ fn in_ms(time_us: u64) -> f64 {
     time_us as f64 / 1e3
 }
 
-fn summary(kills: &[Kill]) -> Option<GapSummary> {
-    let gaps_us: Vec<u64> = kills
-        .iter()
-        .filter_map(|kill| kill.first_write_ms.map(|gap_ms| (gap_ms * 1e3).round() as u64))
-        .collect();
+/// Of a node that was killed, how long it took until writes were served again; of one that was asked to
+/// stop, which goes on serving for a while, the longest time without a write.
+fn summary(kills: &[Kill], victims: Victims) -> Option<GapSummary> {
+    let gap_ms = |kill: &Kill| match victims {
+        Victims::StoppedLeader => Some(kill.longest_gap_ms),
+        Victims::Leader | Victims::Follower => kill.first_write_ms,
+    };
+    let gaps_us: Vec<u64> =
+        kills.iter().filter_map(gap_ms).map(|gap_ms| (gap_ms * 1e3).round() as u64).collect();
     let at = |share| nearest_rank(&gaps_us, share).map(in_ms);
     Some(GapSummary { count: gaps_us.len(), p50_ms: at(0.5)?, p99_ms: at(0.99)?, max_ms: at(1.0)? })
 }
@@ -278,9 +288,13 @@ mod tests {
     fn gaps_are_summed_up_without_those_that_never_ended() {
         let kills: Vec<Kill> =
             [Some(300.0), None, Some(100.5), Some(200.0)].into_iter().map(kill).collect();
-        let gap = summary(&kills).expect("some ended");
+        let gap = summary(&kills, Victims::Leader).expect("some ended");
         assert_eq!((gap.count, gap.p50_ms, gap.p99_ms, gap.max_ms), (3, 200.0, 300.0, 300.0));
-        assert_eq!(summary(&[kill(None)]), None);
+        assert_eq!(summary(&[kill(None)], Victims::Follower), None);
+        // Its first write after it was gone says how long it took to stop, and nothing of a gap.
+        let stopped = Kill { longest_gap_ms: 40.0, ..kill(Some(900.0)) };
+        let gap = summary(&[stopped], Victims::StoppedLeader).expect("it ended");
+        assert_eq!((gap.count, gap.max_ms), (1, 40.0));
     }
 
     #[test]

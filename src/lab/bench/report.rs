@@ -179,8 +179,11 @@ fn of_kills(kills: &Kills) -> Vec<Block> {
         [kills.mode.as_str(), "first write", "longest gap", "ready again", "failed", "unknown"];
     let gap = kills.gap.map_or("no write was served again".to_owned(), |gap| {
         format!(
-            "until the first write after the node was {}: p50 {}, p99 {}, max {} ({})",
-            kills.ended,
+            "{}: p50 {}, p99 {}, max {} ({})",
+            match kills.ended.as_str() {
+                "stopped" => "longest time without a write once the node was asked to stop",
+                _ => "until the first write after the node was killed",
+            },
             time_ms(gap.p50_ms),
             time_ms(gap.p99_ms),
             time_ms(gap.max_ms),
@@ -296,7 +299,9 @@ fn notes_of(row: &Row) -> Vec<String> {
     }
     if let Some(elections) = row.elections.filter(|won| *won > 0) {
         let elections = count(elections, "election");
-        notes.push(format!("{name}: {elections} meanwhile: heartbeats came too late"));
+        notes.push(format!(
+            "{name}: {elections} meanwhile: heartbeats came too late, or somebody asked for it"
+        ));
     }
     if row.superseded > 0 {
         let superseded = whole(row.superseded);

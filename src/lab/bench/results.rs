@@ -92,7 +92,7 @@ pub struct Row {
     pub checkpoints: Option<u64>,
     /// The sum of each node's peak.
     pub peak_resident_bytes: Option<u64>,
-    /// Elections won meanwhile: none, unless heartbeats came too late.
+    /// Elections won meanwhile: none, unless heartbeats came too late, or somebody asked for one.
     #[serde(default)]
     pub elections: Option<u64>,
     /// Memory and disk use meanwhile, where they were watched.
@@ -122,7 +122,8 @@ pub struct Kills {
     #[serde(default = "killed")]
     pub ended: String,
     pub kills: Vec<Kill>,
-    /// Of the kills after which a write was served again.
+    /// Of nodes that were killed: until a write was served again, where one was. Of nodes that were
+    /// stopped: the longest time without one.
     pub gap: Option<GapSummary>,
     /// The load, all of it.
     pub load: Row,

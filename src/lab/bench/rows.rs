@@ -22,16 +22,19 @@ pub async fn measure(stage: &Stage<'_>, load: Load) -> anyhow::Result<Row> {
         cluster.forget_peaks();
     }
     let before = stage.readings().await?;
-    let own_before = process::cpu_time(std::process::id())?;
-    let began_us = ground.now_us();
-    let running = run(stage, load, workers, stage.options.duration);
+    let running = async {
+        let own_before = process::cpu_time(std::process::id())?;
+        let began_us = ground.now_us();
+        let (_workers, offered) = run(stage, load, workers, stage.options.duration).await?;
+        let seconds = (ground.now_us() - began_us) as f64 / 1e6;
+        let own = process::cpu_time(std::process::id())?.saturating_sub(own_before);
+        anyhow::Ok((offered, seconds, own))
+    };
     let (ran, samples) = match (stage.options.watch, &stage.cluster) {
         (Some(every), Some(cluster)) => watched(stage.runtime, cluster, every, running).await?,
         _ => (running.await, Vec::new()),
     };
-    let (_workers, offered) = ran?;
-    let seconds = (ground.now_us() - began_us) as f64 / 1e6;
-    let own = process::cpu_time(std::process::id())?.saturating_sub(own_before);
+    let (offered, seconds, own) = ran?;
     let after = stage.readings().await?;
 
     let mut row = stage.row(load, &ground.take_tally()?, seconds)?;

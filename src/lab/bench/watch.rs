@@ -1,59 +1,100 @@
 //! How memory and disk use go on while a load runs: `--watch`.
 //!
 //! Bounded use is a line that stops rising, which one figure at the end cannot show. Samples are of
-//! all nodes together. What a file takes on the disk is counted, not its length: the log writes zeros
-//! ahead of itself, and sparse files are no use of anything.
+//! all nodes together. What a file takes on the disk is counted, not its length: a hole takes nothing.
 
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use anyhow::Context as _;
 
 use super::results::Sample;
 use crate::lab::cluster::Cluster;
+use crate::lab::process;
 use crate::runtime::Runtime;
 
-/// A load with as many samples as this takes no more, so that a long one needs bounded memory.
-const MAX_SAMPLES: usize = 10_000;
+/// With so many samples every second one is dropped, and from then on half as many are taken.
+const MAX_SAMPLES: usize = 2_000;
 /// What `st_blocks` counts in, in bytes, whatever the file system's own blocks are.
 const BLOCK_BYTES: u64 = 512;
 
-/// Runs a load and takes a sample at its beginning, every `every` meanwhile, and at its end.
+/// Where to look.
+#[derive(Clone)]
+struct Nodes {
+    data_dirs: Vec<PathBuf>,
+    pids: Vec<u32>,
+}
+
+/// Runs a load and takes a sample before it, every `every` meanwhile, and after it.
 pub async fn watched<T>(
     runtime: &Runtime,
     cluster: &Cluster,
     every: Duration,
     load: impl Future<Output = T>,
 ) -> anyhow::Result<(T, Vec<Sample>)> {
+    let indices = 0..cluster.ids().len();
+    let nodes = Nodes {
+        data_dirs: indices.map(|index| cluster.data_dir(index).to_owned()).collect(),
+        pids: cluster.pids(),
+    };
+    let mut samples = vec![nodes.sample(runtime, 0.0).await?];
     let began = runtime.now();
-    let elapsed = || runtime.now().duration_since(began).as_secs_f64();
-    let mut samples = vec![sample(cluster, 0.0)?];
-    let mut load = std::pin::pin!(load);
-    loop {
-        tokio::select! {
-            biased;
-            ended = &mut load => {
-                samples.push(sample(cluster, elapsed())?);
-                return Ok((ended, samples));
+    let elapsed_s = || runtime.now().duration_since(began).as_secs_f64();
+    // On a thread of its own, beside the load, which one thread drives.
+    let watching = async {
+        let mut every = every;
+        loop {
+            runtime.sleep(every).await;
+            if samples.len() >= MAX_SAMPLES {
+                thin_out(&mut samples);
+                every *= 2;
             }
-            () = runtime.sleep(every), if samples.len() < MAX_SAMPLES => {
-                samples.push(sample(cluster, elapsed())?);
+            match nodes.sample(runtime, elapsed_s()).await {
+                Ok(sample) => samples.push(sample),
+                Err(error) => return error,
             }
         }
-    }
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = load => ended,
+        error = watching => return Err(error),
+    };
+    samples.push(nodes.sample(runtime, elapsed_s()).await?);
+    Ok((ended, samples))
 }
 
-fn sample(cluster: &Cluster, at_s: f64) -> anyhow::Result<Sample> {
-    let (mut log_bytes, mut table_bytes) = (0, 0);
-    for index in 0..cluster.ids().len() {
-        let directory = cluster.data_dir(index);
-        let log = allocated(&directory.join("log"))?;
-        log_bytes += log;
-        table_bytes += allocated(directory)?.saturating_sub(log);
+/// Drops every second sample.
+fn thin_out(samples: &mut Vec<Sample>) {
+    let mut number = 0;
+    samples.retain(|_| {
+        number += 1;
+        number % 2 == 1
+    });
+}
+
+impl Nodes {
+    async fn sample(&self, runtime: &Runtime, at_s: f64) -> anyhow::Result<Sample> {
+        let nodes = self.clone();
+        runtime.blocking(move || nodes.look(at_s)).await
     }
-    let resident_bytes = cluster.resident_bytes()?.iter().sum();
-    Ok(Sample { at_s, resident_bytes, log_bytes, table_bytes })
+
+    fn look(&self, at_s: f64) -> anyhow::Result<Sample> {
+        let (mut log_bytes, mut table_bytes) = (0, 0);
+        for directory in &self.data_dirs {
+            let unreadable = || format!("cannot look at {}", directory.display());
+            let log = allocated(&directory.join("log")).with_context(unreadable)?;
+            log_bytes += log;
+            let all = allocated(directory).with_context(unreadable)?;
+            table_bytes += all.saturating_sub(log);
+        }
+        let resident: anyhow::Result<Vec<u64>> =
+            self.pids.iter().map(|pid| process::resident_bytes(*pid)).collect();
+        Ok(Sample { at_s, resident_bytes: resident?.iter().sum(), log_bytes, table_bytes })
+    }
 }
 
 /// What all files below a directory take on the disk, in bytes. One that is removed meanwhile takes
@@ -84,6 +125,19 @@ fn on_disk(found: &Metadata) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thinned_out_the_first_stays_and_every_second_goes() {
+        let sample = |number: u32| Sample {
+            at_s: f64::from(number),
+            resident_bytes: 0,
+            log_bytes: 0,
+            table_bytes: 0,
+        };
+        let mut samples: Vec<Sample> = (0..5).map(sample).collect();
+        thin_out(&mut samples);
+        assert_eq!(samples, [0, 2, 4].map(sample));
+    }
 
     #[test]
     fn what_files_take_is_counted_in_all_directories_and_a_hole_is_nothing() {

@@ -260,6 +260,10 @@ impl Table for CopiedTable {
         self.inner.apply(batch)
     }
 
+    fn may_wait(&self) -> bool {
+        self.inner.may_wait()
+    }
+
     fn checkpoint(&self) -> Result<(), TableError> {
         self.inner.checkpoint()?;
         let files = read_directory(&self.directory)?;

@@ -103,7 +103,10 @@ fn promise(contestant: &ContestantResults) -> String {
         }
     };
     match contestant.contestant.fixed_leader {
-        Some(id) => format!("{promise} Only while node {id} is up, which alone may lead."),
+        Some(id) => format!(
+            "{promise} While node {id} is down, which alone may lead, there are no such reads, and no \
+                          writes."
+        ),
         None => promise.to_owned(),
     }
 }
@@ -118,8 +121,8 @@ pub fn waited_for_the_node(run: &KilledNode) -> Option<String> {
         WritesReturned::WithTheNode => {
             let first_ms = run.killed_ms + run.first_write_ms? - run.restarted_ms;
             Some(format!(
-                "writes did not come back until the node did: none was done in the {} until it was \
-                 started again, and the first {} after that",
+                "writes did not come back until the node did: of those asked for after the kill none was \
+                 done in the {} until it was started again, and the first {} after that",
                 time_ms(run.restarted_ms - run.killed_ms),
                 time_ms(first_ms)
             ))

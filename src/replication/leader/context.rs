@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::freshness::Freshness;
 use super::gate::Confirmed;
 use super::group::Group;
-use super::queue::Queue;
+use super::queue::{Pending, Queue};
 use crate::error::{ReadError, Refusal};
 use crate::peer::SharedTransport;
 use crate::replication::{ClusterStatus, Cost, Member};
@@ -39,6 +39,14 @@ impl<G: Group> Context<G> {
             }
             Some(leader) => format!("node {leader} leads, but did not take the request in time"),
         }
+    }
+
+    /// The oldest writes of clients, as many as `fits` says yes to; those that have waited for far too
+    /// long are refused before.
+    pub fn take_writes(&self, fits: impl FnMut(&Pending) -> bool) -> Vec<Pending> {
+        let overdue = self.queue.refuse_overdue(self.runtime.now());
+        self.metrics.writes_refused_as_slow.inc_by(overdue);
+        self.queue.take_writes(fits)
     }
 
     /// The refusal of a request that may not be passed on.

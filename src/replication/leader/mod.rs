@@ -30,7 +30,7 @@ use crate::planted::{self, Bug};
 use crate::runtime::{Runtime, Task};
 use crate::storage::encoding;
 use crate::storage::rows;
-use crate::storage::table::{Table, TableError};
+use crate::storage::table::{Table, TableError, on_a_task};
 use crate::telemetry::Metrics;
 use crate::types::{EffectiveLevel, Key, Level, MemberChange, Mode, NodeId, Record, Write};
 
@@ -58,9 +58,6 @@ use self::list::TableRows;
 use self::pump::Pump;
 use self::queue::{NotQueued, Pending, Queue, Remote, write_bytes};
 use self::slot::{Leaving, Settled, slot};
-
-/// How long a client should wait before it tries a full queue again: a few batches' time.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// How long stopping waits for writes that are under way.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -165,15 +162,11 @@ impl<G: Group> Leader<G> {
         let (slot, mut waiter) = slot();
         let now = context.runtime.now();
         let pending = Pending::new(write, slot, now, options.deadline, options.may_forward);
-        context.queue.push_write(pending).map_err(|reason| match reason {
-            NotQueued::NoRoom => {
-                Refusal::Overloaded { what: "the write queue", retry_after: RETRY_AFTER }
-            }
-            NotQueued::Slow { waited } => {
+        context.queue.push_write(pending).map_err(|reason| {
+            if matches!(reason, NotQueued::Slow { .. }) {
                 context.metrics.writes_refused_as_slow.inc();
-                Refusal::Overloaded { what: "the time that writes may wait", retry_after: waited }
             }
-            NotQueued::Closed => Refusal::NotReady { detail: "it is stopping".to_owned() },
+            Refusal::from(reason)
         })?;
         let settled = context.runtime.deadline(options.deadline, &mut waiter).await;
         let left = settled.map_or_else(|| waiter.leave(), Leaving::Settled);
@@ -197,7 +190,8 @@ impl<G: Group> Leader<G> {
 
     async fn read(&self, key: Key, options: RequestOptions) -> Result<ReadAnswer, ReadError> {
         let Admitted { level, cost, installs } = self.admit(&options).await?;
-        let row = self.context.table.get(&rows::data_row(&key)).map_err(table_refusal)?;
+        let table = &*self.context.table;
+        let row = on_a_task(table, || table.get(&rows::data_row(&key))).map_err(table_refusal)?;
         self.context.still_whole(installs)?;
         let record = row.as_ref().map(encoding::decode).transpose();
         let record = record.map_err(|error| damaged(&key, &error))?;

@@ -274,7 +274,7 @@ impl<G: Group> Pump<G> {
         if !self.sessions.may_begin() {
             return own;
         }
-        let writes = self.context.queue.take_writes(|pending| room.take(1, pending.bytes));
+        let writes = self.context.take_writes(|pending| room.take(1, pending.bytes));
         if !writes.is_empty() {
             own.push(Flight::new(self.sessions.begin(), writes));
         }
@@ -310,8 +310,8 @@ impl<G: Group> Pump<G> {
                 None if !self.sessions.may_begin() => return None,
                 None => {
                     let mut room = Room::forward();
-                    let queue = &self.context.queue;
-                    let writes = queue.take_writes(|pending| room.take(1, pending.bytes));
+                    let context = &self.context;
+                    let writes = context.take_writes(|pending| room.take(1, pending.bytes));
                     if writes.is_empty() {
                         return None;
                     }

@@ -3,7 +3,9 @@
 //! **Bounds.** Both queues are bounded by count and by bytes; what does not fit is refused, and
 //! definitely not applied. So is a write that comes while the oldest has waited its turn for longer
 //! than the settings allow: a queue that is never empty gives nobody more, and everybody latency
-//! (Nichols and Jacobson, "Controlling Queue Delay", 2012, measure it by the same wait).
+//! (Nichols and Jacobson, "Controlling Queue Delay", 2012, measure it by the same wait). Many that came
+//! at once are all in before the oldest has waited: those that wait [`OVERDUE`] times as long are refused
+//! where they wait.
 
 use std::collections::VecDeque;
 use std::mem::take;
@@ -14,8 +16,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::slot::Slot;
+use super::slot::{Settled, Slot};
 use crate::consensus::Submission;
+use crate::error::Refusal;
 use crate::peer::Reply;
 use crate::runtime::Instant;
 use crate::types::{Change, Write};
@@ -31,6 +34,12 @@ pub const MAX_QUEUED_SUBMISSIONS: usize = 1_024;
 
 /// How many bytes of submissions from other nodes may wait.
 pub const MAX_QUEUED_SUBMISSION_BYTES: usize = 64 << 20;
+
+/// A write that waits so many times as long as the oldest may while others are taken is refused.
+const OVERDUE: u32 = 3;
+
+/// How long a client should wait before it tries a full queue again: a few batches' time.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// What a write weighs beside its key and value, in bytes.
 const WRITE_OVERHEAD_BYTES: usize = 64;
@@ -96,6 +105,20 @@ pub enum NotQueued {
         waited: Duration,
     },
     Closed,
+}
+
+impl From<NotQueued> for Refusal {
+    fn from(reason: NotQueued) -> Refusal {
+        match reason {
+            NotQueued::NoRoom => {
+                Refusal::Overloaded { what: "the write queue", retry_after: RETRY_AFTER }
+            }
+            NotQueued::Slow { waited } => {
+                Refusal::Overloaded { what: "the time that writes may wait", retry_after: waited }
+            }
+            NotQueued::Closed => Refusal::NotReady { detail: "it is stopping".to_owned() },
+        }
+    }
 }
 
 /// The two queues, and how the pump learns of them.
@@ -175,6 +198,29 @@ impl Queue {
         drop(state);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Takes out the writes that have waited for far too long, and answers them: they are in no log.
+    /// Gives how many there were.
+    pub fn refuse_overdue(&self, now: Instant) -> u64 {
+        let longest = self.longest_wait * OVERDUE;
+        let mut overdue = Vec::new();
+        let mut state = self.state.lock();
+        loop {
+            let waited = state.turn_waited(now, self.longest_wait);
+            if waited <= longest {
+                break;
+            }
+            let Some(pending) = state.writes.pop_front() else { break };
+            state.write_bytes -= pending.bytes;
+            overdue.push((pending, waited));
+        }
+        drop(state);
+        for (pending, waited) in &overdue {
+            let result = Err(Refusal::from(NotQueued::Slow { waited: *waited }).into());
+            pending.slot.answer(Settled { result, forwarded: false });
+        }
+        overdue.len() as u64
     }
 
     /// The oldest writes, as many as `fits` says yes to, each claimed for handing over; those whose

@@ -22,7 +22,7 @@ use crate::planted::{self, Bug};
 use crate::runtime::{Runtime, Task, watch};
 use crate::storage::log::{CommitLog, Kind, LogError, NewRecord, Position};
 use crate::storage::rows;
-use crate::storage::table::{Table, TableError};
+use crate::storage::table::{Table, TableError, on_a_task};
 use crate::telemetry::Metrics;
 use crate::types::Key;
 
@@ -128,7 +128,8 @@ impl Replica {
 
     /// What the replica holds of a key, as an encoded record.
     pub fn read(&self, key: &Key) -> Result<Option<Bytes>, TableError> {
-        self.shared.table.get(&rows::data_row(key))
+        let table = &*self.shared.table;
+        on_a_task(table, || table.get(&rows::data_row(key)))
     }
 
     /// Takes one write.
@@ -238,7 +239,7 @@ async fn apply_in_log_order(shared: Arc<Shared>) {
     loop {
         let step = shared.take_written();
         if !step.durable.is_empty() || !step.failed.is_empty() {
-            if let Err(error) = shared.merge(step) {
+            if let Err(error) = on_a_task(&*shared.table, || shared.merge(step)) {
                 return shared.fail(error.to_string());
             }
             // A long backlog must not hold up the tasks that it answers.

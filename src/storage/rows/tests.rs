@@ -59,6 +59,9 @@ impl Table for Counted {
     fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
         self.table.apply(batch)
     }
+    fn may_wait(&self) -> bool {
+        self.table.may_wait()
+    }
     fn checkpoint(&self) -> Result<(), TableError> {
         self.table.checkpoint()
     }

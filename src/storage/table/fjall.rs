@@ -371,6 +371,10 @@ impl Table for FjallTable {
         })
     }
 
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     fn checkpoint(&self) -> Result<(), TableError> {
         let mut checkpoints = self.inner.checkpoints.lock();
         if let Some(error) = &checkpoints.failed {

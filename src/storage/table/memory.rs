@@ -82,6 +82,10 @@ impl Table for MemoryTable {
         Ok(())
     }
 
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     fn checkpoint(&self) -> Result<(), TableError> {
         let mut failed = self.checkpointing.lock();
         if let Some(error) = &*failed {

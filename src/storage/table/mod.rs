@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::runtime::Runtime;
+
 /// A batch of changes; later changes of the same key win.
 #[derive(Clone, Debug, Default)]
 pub struct TableBatch {
@@ -80,10 +82,8 @@ pub trait Table: Send + Sync + 'static {
     fn apply(&self, batch: TableBatch) -> Result<(), TableError>;
 
     /// Whether reading or applying may wait for the disk for longer than tasks should now, by a guess
-    /// that costs nothing. See [`Runtime::wait_here`](crate::runtime::Runtime::wait_here).
-    fn may_wait(&self) -> bool {
-        false
-    }
+    /// that costs nothing. See [`on_a_task`].
+    fn may_wait(&self) -> bool;
 
     /// Makes everything applied before the call durable. Blocking; call it off the task threads.
     fn checkpoint(&self) -> Result<(), TableError>;
@@ -92,6 +92,12 @@ pub trait Table: Send + Sync + 'static {
     /// a second ends the first, whose next page then fails with [`TableError::ViewEnded`]. Closing
     /// the table may end a view too; dropping a view ends it.
     fn view(&self) -> Result<Box<dyn TableView>, TableError>;
+}
+
+/// Does `work`, which reads or writes the table, on a task: where it may wait, without holding up the
+/// tasks that would have run on the same thread, heartbeats among them.
+pub fn on_a_task<T>(table: &dyn Table, work: impl FnOnce() -> T) -> T {
+    if table.may_wait() { Runtime::wait_here(work) } else { work() }
 }
 
 /// A consistent picture of a table, read once from the first key to the last.

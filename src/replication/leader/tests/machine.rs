@@ -45,6 +45,10 @@ impl Table for PlainTable {
         Ok(())
     }
 
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     fn checkpoint(&self) -> Result<(), TableError> {
         Ok(())
     }

@@ -425,6 +425,35 @@ fn under_too_much_load_writes_are_refused_before_they_wait_for_long_and_taken_ag
 }
 
 #[test]
+fn writes_that_all_come_at_once_are_taken_within_a_bounded_time_or_refused() {
+    in_a_world(25, async |world| {
+        world.lease.store(true, Ordering::Relaxed);
+        let (world, began) = (&world, world.runtime.now());
+        let one = async || {
+            let value = Bytes::from(vec![7; 256 << 10]);
+            let change = Change::Put { value, content_type: None };
+            let heavy = Write { change, ..put("a", "") };
+            let result = write_at(world, 1, heavy, within(world, ms(30_000))).await;
+            (result, world.runtime.now() - began)
+        };
+        // Three entries of at most 15 such writes are under way, for 800 ms each: 56 a second.
+        world.fates.lock().extend((0..2_000).map(|_| Fate::Commit(ms(800))));
+        let (written, refused): (Vec<_>, Vec<_>) =
+            join_all((0..250).map(|_| one())).await.into_iter().partition(|(r, _)| r.is_ok());
+        assert!(written.len() > 100 && refused.len() > 20, "{} {}", written.len(), refused.len());
+        for (result, took) in written.iter().chain(&refused) {
+            assert!(*took <= ms(5_000), "{took:?}: {result:?}");
+        }
+        for (result, _) in &refused {
+            let overloaded = matches!(result, Err(WriteError::Refused(Refusal::Overloaded { .. })));
+            assert!(overloaded, "{result:?}");
+        }
+        let counted = world.node(1).context.metrics.writes_refused_as_slow.get();
+        assert_eq!(counted, refused.len() as u64);
+    });
+}
+
+#[test]
 fn writes_that_wait_for_a_leader_are_no_overload() {
     in_a_world(24, async |world| {
         world.elect(None);

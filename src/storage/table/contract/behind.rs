@@ -77,6 +77,10 @@ impl<T: Table> Table for Inner<T> {
         Ok(())
     }
 
+    fn may_wait(&self) -> bool {
+        self.table.may_wait()
+    }
+
     fn checkpoint(&self) -> Result<(), TableError> {
         self.table.checkpoint()
     }
@@ -313,6 +317,24 @@ fn a_layer_is_flushed_for_its_rows_or_for_its_bytes() {
         until(|| !hand.history.lock().is_empty());
         assert_eq!(hand.history.lock()[0].0, 3);
     }
+}
+
+#[test]
+fn a_long_flush_may_be_waited_for_from_before_it_begins_until_it_has_ended() {
+    let (table, hand) = in_memory(BY_HAND);
+    put_all(&table, (0..10).map(|i| (row(i), bytes("v"))));
+    assert!(!table.may_wait(), "a short one is soon over");
+    put_all(&table, (0..2_000).map(|i| (row(i), bytes("v"))));
+    assert!(table.may_wait());
+    let gate = hand.gate.lock();
+    table.begin_flush();
+    put_all(&table, [(row(1), bytes("w"))]);
+    assert!(table.may_wait(), "it is under way");
+    drop(gate);
+    until(|| table.layer_rows() == (1, 0));
+    assert!(!table.may_wait());
+    put_all(&table, [(row(2), bytes(vec![7; 2 << 20]))]);
+    assert!(table.may_wait(), "few rows, and many bytes");
 }
 
 #[test]
