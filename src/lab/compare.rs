@@ -32,7 +32,7 @@ pub struct CompareOptions {
     /// Where the report is written.
     pub out: PathBuf,
     pub seed: u64,
-    /// Which experiments to run, by [`NAMES`]; all where empty.
+    /// Which experiments to run, by their names in the report; all where empty.
     pub only: Vec<String>,
     /// What is compared, in the order in which it is measured and shown.
     pub contestants: Vec<Contestant>,
