@@ -127,6 +127,11 @@ impl Changes {
     ) -> io::Result<Recall> {
         Ok(match self.get(table, &retry.key)? {
             Some(kept)
+                if kept.digest == retry.digest && planted::is(Bug::IdempotentRetryAppliedAnew) =>
+            {
+                Recall::Fresh
+            }
+            Some(kept)
                 if kept.expires_ms > now_ms
                     && (kept.digest == retry.digest
                         || planted::is(Bug::IdempotencyKeyMatchesAnyRequest)) =>

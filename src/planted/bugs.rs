@@ -127,6 +127,10 @@ bugs! {
     IdempotencyKeyIgnored "idempotency-key-ignored" [Leader] Simulator
         "a classic: a header that is documented, and read by nobody"
 
+    /// A client's retry is recognised by its idempotency key and its digest, and applied anew all the same.
+    IdempotentRetryAppliedAnew "idempotent-retry-applied-anew" [Leader] Simulator
+        "a classic: a duplicate filter that looks, and does not answer from what it remembers"
+
     /// A write under a known idempotency key is answered as the first one was, whatever it asks for:
     /// another request is acknowledged, and never done.
     IdempotencyKeyMatchesAnyRequest "idempotency-key-matches-any-request" [Leader] Simulator
