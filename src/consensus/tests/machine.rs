@@ -13,7 +13,7 @@ use crate::consensus::state_machine::{Machine, StateMachine, copy};
 use crate::consensus::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
 use crate::runtime::Runtime;
 use crate::storage::disk::{Disk, SimDisk};
-use crate::storage::table::{Table, TableBatch, TableError, TableView};
+use crate::storage::table::{Table, TableBatch, TableError};
 use crate::storage::{encoding, rows};
 use crate::telemetry::Metrics;
 use crate::types::{ClusterId, Condition, Content, NodeId, Version};
@@ -267,40 +267,17 @@ fn an_install_replaces_rows_sessions_and_position() {
 }
 
 /// A table that fails after so many batches, as if the process had died there.
-struct Dying {
-    table: Arc<dyn Table>,
-    left: parking_lot::Mutex<usize>,
-}
-
-impl Table for Dying {
-    fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, TableError> {
-        self.table.get(key)
-    }
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, TableError> {
-        self.table.scan(from, to, limit)
-    }
-    fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
-        let mut left = self.left.lock();
+fn dying(table: Arc<dyn Table>, batches: usize) -> Meddling {
+    let left = parking_lot::Mutex::new(batches);
+    let before_apply = Box::new(move || {
+        let mut left = left.lock();
         if *left == 0 {
             return Err(TableError::Damaged("died".to_owned()));
         }
         *left -= 1;
-        self.table.apply(batch)
-    }
-    fn may_wait(&self) -> bool {
-        self.table.may_wait()
-    }
-    fn checkpoint(&self) -> Result<(), TableError> {
-        self.table.checkpoint()
-    }
-    fn view(&self) -> Result<Box<dyn TableView>, TableError> {
-        self.table.view()
-    }
+        Ok(())
+    });
+    Meddling { table, may_wait: false, before_apply }
 }
 
 #[test]
@@ -313,8 +290,7 @@ fn an_install_that_was_interrupted_anywhere_is_finished_at_the_next_start() {
             let disk = SimDisk::new(batches as u64);
             let target = filled(&disk, &runtime, 20).await;
             let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
-            let left = parking_lot::Mutex::new(batches);
-            let dying = Dying { table: target.table.clone(), left };
+            let dying = dying(target.table.clone(), batches);
             let installed = snapshot::install(&dying, &disk, &manifest, true);
             // What was applied survives here, as it does where a process dies and the machine does
             // not: the hardest case, as the table is half replaced.
@@ -345,7 +321,7 @@ fn a_half_replaced_table_without_its_file_refuses_to_start() {
         let source = filled(&SimDisk::new(1), &runtime, 60).await;
         let target = filled(&disk, &runtime, 20).await;
         let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
-        let dying = Dying { table: target.table.clone(), left: parking_lot::Mutex::new(2) };
+        let dying = dying(target.table.clone(), 2);
         assert!(snapshot::install(&dying, &disk, &manifest, true).is_err());
         target.table.checkpoint().expect("checkpoint");
         disk.remove("snapshot/incoming").expect("removed");

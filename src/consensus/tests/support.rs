@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, RaftLogReader};
 use tokio::sync::oneshot;
@@ -13,7 +14,7 @@ use crate::consensus::{Command, RaftReplay, Session, Submission};
 use crate::runtime::Runtime;
 use crate::storage::disk::{Disk, SimDisk};
 use crate::storage::log::{CommitLog, LogError, LogOptions, LogUser};
-use crate::storage::table::MemoryTable;
+use crate::storage::table::{MemoryTable, Table, TableBatch, TableError, TableView};
 use crate::telemetry::Metrics;
 use crate::types::{Change, Condition, Key, NodeId, Write};
 
@@ -140,4 +141,38 @@ pub async fn entries(store: &mut LogStore) -> Vec<Entry> {
 pub async fn log_ids(store: &mut LogStore) -> Vec<(u64, u64)> {
     let ids = entries(store).await.into_iter().map(|entry| entry.log_id);
     ids.map(|id| (id.leader_id.term, id.index)).collect()
+}
+
+/// A table over another, with something done before each batch is applied.
+pub struct Meddling {
+    pub table: Arc<dyn Table>,
+    pub may_wait: bool,
+    pub before_apply: Box<dyn Fn() -> Result<(), TableError> + Send + Sync>,
+}
+
+impl Table for Meddling {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TableError> {
+        self.table.get(key)
+    }
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
+        self.table.scan(from, to, limit)
+    }
+    fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
+        (self.before_apply)()?;
+        self.table.apply(batch)
+    }
+    fn may_wait(&self) -> bool {
+        self.may_wait
+    }
+    fn checkpoint(&self) -> Result<(), TableError> {
+        self.table.checkpoint()
+    }
+    fn view(&self) -> Result<Box<dyn TableView>, TableError> {
+        self.table.view()
+    }
 }

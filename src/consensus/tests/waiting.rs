@@ -1,7 +1,7 @@
 //! A table that waits for its disk holds up nobody but those who wait for what it applies.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use openraft::storage::RaftStateMachine;
@@ -12,46 +12,10 @@ use crate::consensus::Command;
 use crate::consensus::state_machine::{Machine, MachineOptions, StateMachine};
 use crate::runtime::Runtime;
 use crate::storage::disk::SimDisk;
-use crate::storage::table::{Table, TableBatch, TableError, TableView};
 use crate::telemetry::Metrics;
 
 /// Longer than anything here takes; who waits this long waits for ever.
 const FOR_EVER: Duration = Duration::from_secs(20);
-
-/// A table whose `apply` says that it has begun, and waits until it is told to go on.
-struct Slow {
-    table: Arc<dyn Table>,
-    begun: Sender<()>,
-    go_on: Mutex<Receiver<()>>,
-}
-
-impl Table for Slow {
-    fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, TableError> {
-        self.table.get(key)
-    }
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, TableError> {
-        self.table.scan(from, to, limit)
-    }
-    fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
-        self.begun.send(()).expect("the test listens");
-        self.go_on.lock().recv_timeout(FOR_EVER).expect("the test lets it go on");
-        self.table.apply(batch)
-    }
-    fn may_wait(&self) -> bool {
-        true
-    }
-    fn checkpoint(&self) -> Result<(), TableError> {
-        self.table.checkpoint()
-    }
-    fn view(&self) -> Result<Box<dyn TableView>, TableError> {
-        self.table.view()
-    }
-}
 
 #[test]
 fn while_a_table_waits_other_tasks_of_the_same_thread_run_and_learn_what_was_applied() {
@@ -60,7 +24,17 @@ fn while_a_table_waits_other_tasks_of_the_same_thread_run_and_learn_what_was_app
     let (disk, runtime) = (SimDisk::new(1), Runtime::real());
     let (begun, has_begun) = channel();
     let (let_go, go_on) = channel();
-    let table = Slow { table: open_table(&disk), begun, go_on: Mutex::new(go_on) };
+    let channels = Mutex::new((begun, go_on));
+    let table = Meddling {
+        table: open_table(&disk),
+        may_wait: true,
+        before_apply: Box::new(move || {
+            let channels = channels.lock();
+            channels.0.send(()).expect("the test listens");
+            channels.1.recv_timeout(FOR_EVER).expect("the test lets it go on");
+            Ok(())
+        }),
+    };
     let machine = Machine::open(MachineOptions {
         runtime,
         table: Arc::new(table),
