@@ -83,7 +83,8 @@ pub(super) struct BenchArgs {
     /// The level of reads: linearizable, quorum or local [default: the mode's]
     #[arg(long, value_name = "LEVEL", help_heading = "Load")]
     consistency: Option<String>,
-    /// Requests a second, whatever the answers (open loop) [default: closed loop; 1000 with kills and stops]
+    /// Requests a second, whatever the answers (open loop) [default: closed loop; 1000 with kills and
+    /// stops]
     #[arg(long, value_name = "R", help_heading = "Load")]
     rate: Option<String>,
     /// In an open loop: as many requests may wait or be under way; more are counted as missed

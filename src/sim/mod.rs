@@ -7,8 +7,8 @@
 //!
 //! **What a world is.** A seed picks the cluster, the load and a subset of the faults (`plan`).
 //! Clients put, get, delete, list and write conditionally through every node, at every level, some
-//! under idempotency keys, and sometimes leave in the middle (`clients`, `request`), while the `nemesis` breaks links, disks,
-//! clocks and processes (`machine`). Then every fault ends, and the cluster must serve and converge
+//! under idempotency keys, and sometimes leave in the middle (`clients`, `request`), while the
+//! `nemesis` breaks links, disks, clocks and processes (`machine`). Then every fault ends, and the cluster must serve and converge
 //! within a bound of simulated time (`ending`). What clients were told is a history, and the checks
 //! of `check` are run on it; what a history cannot show is looked at here: panics, nodes that stop
 //! without a fault or do not start, a wiped node that is taken back, replicas that differ, answers

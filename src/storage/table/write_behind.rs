@@ -67,9 +67,11 @@ impl Limits {
 }
 
 /// A flush of a layer from here on, in rows and in bytes, takes longer than a task may hold up others:
-/// more than some 10 ms.
+/// more than some 10 ms. Below the most that a layer takes, so that who waits for room was told before.
 const LONG_FLUSH_ROWS: usize = 1_024;
 const LONG_FLUSH_BYTES: usize = 1 << 20;
+const _: () = assert!(LONG_FLUSH_ROWS < Limits::SLED.max_rows);
+const _: () = assert!(LONG_FLUSH_BYTES < Limits::SLED.max_bytes);
 
 /// A table whose writes reach the inner table later, and many at a time.
 pub struct WriteBehind<T: Table> {
@@ -215,20 +217,16 @@ impl<T: Table> Shared<T> {
             return Ok(layers);
         }
         drop(layers);
-        // Whoever applies may be a task, and the tasks behind it, heartbeats among them, must not wait
-        // for a slow disk.
-        Runtime::wait_here(|| {
-            let mut requests = self.requests.lock();
-            loop {
-                let layers = self.layers.write();
-                layers.check()?;
-                if self.has_room(&layers.active) {
-                    return Ok(layers);
-                }
-                drop(layers);
-                self.progress.wait(&mut requests);
+        let mut requests = self.requests.lock();
+        loop {
+            let layers = self.layers.write();
+            layers.check()?;
+            if self.has_room(&layers.active) {
+                return Ok(layers);
             }
-        })
+            drop(layers);
+            self.progress.wait(&mut requests);
+        }
     }
 
     fn wake_flusher(&self) {
