@@ -20,7 +20,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::results::{Results, Verdict};
+use super::results::{ContestantResults, Results, Verdict};
 use document::Block;
 
 /// Writes `report.html`, `report.md` and `results.json` into `out`.
@@ -41,21 +41,29 @@ fn title(results: &Results) -> String {
 }
 
 fn document(results: &Results) -> Vec<Block> {
-    let each: Vec<String> = results
-        .contestants
-        .iter()
-        .map(|c| format!("once {} ({})", c.contestant.introduction(), c.name))
-        .collect();
-    let mut blocks = vec![Block::Paragraph(format!(
-        "The same store, {}. Same program, same disk, same loads, same fault, same seed. What each \
-         costs, and what each gives:",
-        each.join("; ")
-    ))];
+    let mut blocks = vec![Block::Paragraph(introduction(results))];
     blocks.push(banner(results));
     blocks.extend(summary::blocks(results));
     blocks.extend(sections::blocks(results));
     blocks.extend(setup::blocks(results));
     blocks
+}
+
+fn introduction(results: &Results) -> String {
+    if let [alone] = &results.contestants[..] {
+        return format!(
+            "The store, run {} ({}), under loads and with a fault: what it costs, and what it gives.",
+            alone.contestant.introduction(),
+            alone.name
+        );
+    }
+    let once = |c: &ContestantResults| format!("once {} ({})", c.contestant.introduction(), c.name);
+    let each: Vec<String> = results.contestants.iter().map(once).collect();
+    format!(
+        "The same store, {}. Same program, same disk, same loads, same fault, same seed. What each \
+         costs, and what each gives:",
+        each.join("; ")
+    )
 }
 
 fn banner(results: &Results) -> Block {

@@ -8,6 +8,7 @@ use crate::history::Action;
 use crate::lab::results::{
     ContestantResults, KilledNode, Load, Results, Section, StaleReads, Throughput, WritesReturned,
 };
+use crate::types::Mode;
 
 /// What stands in a table where there is no figure.
 const ABSENT: &str = "not measured";
@@ -71,13 +72,13 @@ fn killed_node(results: &Results) -> Vec<Block> {
     let Some((_, _, first)) = runs.first() else { return blocks };
     blocks.push(text(format!(
         "{} clients together sent {} requests a second, half writes and half reads, and kept to \
-         that whatever happened. Then one process was killed without warning (the leader where \
-         there is one) and later started again over its old data. A client gives up on a request \
+         that whatever happened. Then one process was killed without warning ({}) and later started again over its old data. A client gives up on a request \
          after {} and turns to the next node when its connection fails. Definitely failed means \
          that nothing happened and nothing will; unknown means that the write may or may not have \
          been done, which is the answer that costs an application most.",
         first.clients,
         number(first.rate_per_second),
+        whom(results),
         time_ms(first.timeout_ms as f64)
     )));
     let named: Vec<(String, &KilledNode)> =
@@ -128,18 +129,27 @@ fn killed_node(results: &Results) -> Vec<Block> {
     blocks
 }
 
+/// Which process is killed.
+fn whom(results: &Results) -> &'static str {
+    match &results.contestants[..] {
+        [alone] if alone.contestant.mode == Mode::Leader => "the leader",
+        [_] => "of any node, since none leads",
+        _ => "the leader where there is one",
+    }
+}
+
 fn speed(results: &Results) -> Vec<Block> {
     let (runs, missing) = figures_of(results, |contestant| &contestant.throughput);
     let mut blocks = vec![heading("How fast")];
     blocks.extend(missing);
     let Some((_, _, first)) = runs.first() else { return blocks };
     blocks.push(text(format!(
-        "Values of {} B under {} keys, requests spread over all nodes, at each mode's default \
-         level. Every connection sends its next request once the last is answered: with one \
+        "Values of {} B under {} keys, requests spread over all nodes, at {} default level. Every connection sends its next request once the last is answered: with one \
          connection the times are those of an unhurried cluster, with many those of a busy one. \
          The program that asks runs on the same {} cores as the nodes.",
         first.value_bytes,
         whole(first.keys as u64),
+        if results.contestants.len() == 1 { "the mode's" } else { "each mode's" },
         results.machine.cores
     )));
     let groups = loads(&runs).into_iter().map(|(action, connections)| latency::Group {

@@ -333,6 +333,47 @@ fn contestants_of_one_mode_are_not_said_to_promise_different_things() {
 }
 
 #[test]
+fn one_contestant_alone_is_not_spoken_of_as_one_of_several() {
+    for (contestant, says) in [
+        (
+            Contestant::DEFAULT[0],
+            "The store, run with an elected leader that orders every write (leader)",
+        ),
+        (Contestant::DEFAULT[1], "The store, run without a leader"),
+        (Contestant::FIXED, "of a majority, the leader's own first (fixed leader)"),
+    ] {
+        let mut results = results();
+        results.contestants = vec![measured(contestant)];
+        let (html, text) =
+            (page(&results), markdown::render(&title(&results), &document(&results)));
+        assert_well_formed(&html);
+        assert!(text.contains(says), "{text}");
+        let terminal = terminal::render(&results, Path::new("out"));
+        for said in [&text, &terminal] {
+            for word in [
+                "each contestant",
+                "each mode",
+                "What each",
+                "Same program",
+                " first, then ",
+                "where there is one",
+                "In short",
+            ] {
+                assert!(!said.contains(word), "{contestant} alone, and it says {word}: {said}");
+            }
+            let other = if contestant.mode == Mode::Leader { "eaderless" } else { "(leader)" };
+            assert!(!said.contains(other), "{contestant} alone, and it says {other}: {said}");
+        }
+    }
+    let several = markdown::render(&title(&results()), &document(&results()));
+    for said in
+        ["for each contestant", "The same store, once with", "the leader where there is one"]
+    {
+        assert!(several.contains(said), "{several}");
+    }
+}
+
+#[test]
 fn the_results_name_each_contestant_its_mode_and_its_fixed_leader() {
     let results = results_with_a_fixed_leader();
     let json = serde_json::to_value(&results).expect("JSON");
