@@ -93,6 +93,12 @@ impl Greeter for NodeGreeter {
                 false => Err(Rejection::Unknown { node }),
             };
         }
+        if self.settings.joins.is_some() && members.nodes.is_empty() {
+            // One that joins has never met anybody, and cannot tell a wiped node from a good one:
+            // what it remembered of the first that came would keep the other out for ever. The
+            // group tells it.
+            return Ok(());
+        }
         match self.identity.meet(node, offered) {
             Ok(known) if known == offered || planted::is(Bug::WipedNodeLetIn) => Ok(()),
             Ok(known) => Err(other(known)),
@@ -112,7 +118,8 @@ impl Greeter for NodeGreeter {
                 fail(&self.failed, StartError::WipedNode { node, known, own }.to_string());
             }
             Rejection::Removed { cluster, node }
-                if node == self.identity.node() && Some(cluster) == self.cluster() =>
+                if node == self.identity.node()
+                    && self.cluster().is_none_or(|own| own == cluster) =>
             {
                 stop_removed(node, &self.identity, &self.failed);
             }
@@ -250,6 +257,31 @@ mod tests {
         gone.rejected(NodeId(1), rejection);
         let said = gone.failed.borrow().clone().expect("it stops");
         assert!(said.contains("was removed from its cluster"), "{said}");
+    }
+
+    #[test]
+    fn a_removed_node_is_told_so_also_with_an_empty_directory() {
+        let wiped = greeter(2, Mode::Leader, &[1, 2], 2);
+        let about = |node| Rejection::Removed { cluster: ClusterId(9), node: NodeId(node) };
+        wiped.rejected(NodeId(1), about(3));
+        assert_eq!(*wiped.failed.borrow(), None, "another node's removal");
+        wiped.rejected(NodeId(1), about(2));
+        let said = wiped.failed.borrow().clone().expect("it stops");
+        assert!(said.contains("was removed from its cluster"), "{said}");
+    }
+
+    #[test]
+    fn one_that_joins_accuses_nobody_before_the_group_has_told_it_who_is_who() {
+        let mut own = greeter(4, Mode::Leader, &[1, 4], 1);
+        own.settings.joins = Some(ClusterId(9));
+        let wiped = greeter(1, Mode::Leader, &[1], 1).hello(Lane::Bulk);
+        assert_eq!(own.accept(&wiped), Ok(()));
+        let mut good = wiped.clone();
+        good.incarnation = Incarnation(77);
+        assert_eq!(own.accept(&good), Ok(()), "the wiped one was not taken for the right one");
+        tell(&own, &[(1, Some(Incarnation(77)))], &[]);
+        assert_eq!(own.accept(&good), Ok(()));
+        assert!(own.accept(&wiped).is_err());
     }
 
     #[test]
