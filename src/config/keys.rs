@@ -210,6 +210,12 @@ pub const KEYS: &[Key] = &[
         ms
     ),
     key!(
+        "leader.snapshot_bytes_per_s",
+        "bytes a second of a snapshot being sent, and of one being installed, while a majority does without",
+        leader.snapshot_bytes_per_s = |t| bytes(t, 1 << 20, 1024 * GIB),
+        size
+    ),
+    key!(
         "leaderless.replicas",
         "N: replicas of each key",
         leaderless.replicas = |t| number(t, 1, 255),

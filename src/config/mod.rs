@@ -151,6 +151,8 @@ pub struct LeaderSettings {
     pub fixed_leader: Option<NodeId>,
     /// How long an idempotency key is remembered, in log time.
     pub idempotency_expiry: Duration,
+    /// How much of a snapshot is sent, and installed by who receives it, a second.
+    pub snapshot_bytes_per_s: u64,
 }
 
 /// Replication factor and quorums.
@@ -235,6 +237,8 @@ impl Settings {
                 // Long enough for a client that crashed between its tries to come back, short enough
                 // that a thousand new keys a second fit.
                 idempotency_expiry: Duration::from_secs(15 * 60),
+                // A fraction of what a disk or a core does, so that requests hardly notice.
+                snapshot_bytes_per_s: 16 << 20,
             },
             leaderless: LeaderlessSettings {
                 replicas,

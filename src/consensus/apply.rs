@@ -114,6 +114,12 @@ impl<'a> Applying<'a> {
         }
     }
 
+    /// Whether an entry was applied before.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        let applied = self.state.group.applied;
+        applied.is_some_and(|applied| entry.log_id.index <= applied.index)
+    }
+
     /// Applies an entry.
     pub(super) fn entry(&mut self, entry: &Entry) -> io::Result<Applied> {
         let applied = match &entry.payload {
@@ -206,9 +212,13 @@ impl<'a> Applying<'a> {
         let now_ms = self.log_time_ms();
         let recalled = self.retries.recall(&self.state.retries, self.table, now_ms, &retry)?;
         if let Recall::Decided(result) = recalled {
-            self.metrics.writes_deduplicated.inc();
-            if !matches!(result, WriteResult::KeyReused | WriteResult::KeysFull) {
-                self.metrics.writes_remembered.inc();
+            match result {
+                WriteResult::KeyReused | WriteResult::KeysFull => {
+                    self.metrics.idempotency_keys_refused.inc();
+                }
+                WriteResult::Written { .. } | WriteResult::PreconditionFailed { .. } => {
+                    self.metrics.writes_remembered.inc();
+                }
             }
             return Ok(result);
         }
@@ -251,7 +261,12 @@ impl<'a> Applying<'a> {
                 return Ok(WriteResult::PreconditionFailed { current });
             }
         }
-        let version = Version::new(self.next_time(proposed_time), origin);
+        let mut version = Version::new(self.next_time(proposed_time), origin);
+        if planted::is(Bug::WriteAppliedTwiceAtOnce) {
+            let record = write.change.clone().into_record(version);
+            self.batch.put(row.clone(), encoding::encode(&record));
+            version = Version::new(self.next_time(proposed_time), origin);
+        }
         let record = write.change.into_record(version);
         self.changed.insert(row.clone(), (!record.is_tombstone()).then_some(version));
         self.batch.put(row, encoding::encode(&record));

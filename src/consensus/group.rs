@@ -276,6 +276,7 @@ async fn start(mut options: ConsensusOptions) -> Result<Consensus, StartError> {
         disk: options.disk.clone(),
         metrics: options.metrics.clone(),
         orders_data: options.orders_data,
+        snapshot_bytes_per_s: options.settings.snapshot_bytes_per_s,
     };
     let runtime = options.runtime.clone();
     let machine = runtime.blocking(move || Machine::open(machine_options)).await.map_err(broken)?;

@@ -31,7 +31,11 @@ impl Keeper {
     /// Runs for ever.
     pub(super) async fn run(self) {
         loop {
-            if self.leadership.raft.is_leader() {
+            let leads = self.leadership.raft.is_leader();
+            // Whoever is sent a snapshot is then what a majority is made of.
+            let in_haste = leads && !self.leadership.standing().has_majority_at_hand();
+            self.machine.haste.set(in_haste);
+            if leads {
                 self.look().await;
             }
             self.leadership.runtime.sleep(LOOK_EVERY).await;

@@ -38,8 +38,9 @@ pub(super) enum SnapshotMessage {
     Begin { transfer: u64, vote: Vote },
     /// The next page; `number` counts from 0.
     Page { transfer: u64, number: u64, checksum: u32, page: Bytes },
-    /// All pages were sent: install.
-    End { transfer: u64, vote: Vote, manifest: Manifest },
+    /// All pages were sent: install. Asked again and again until it is done; `in_haste` says whether
+    /// the group waits for it, so that requests beside it need no room.
+    End { transfer: u64, vote: Vote, manifest: Manifest, in_haste: bool },
 }
 
 /// The answer to a [`SnapshotMessage`].
@@ -52,6 +53,8 @@ pub(super) enum SnapshotAnswer {
     Rejected(String),
     /// Not taken: the receiver follows a later leader.
     HigherVote(Vote),
+    /// A snapshot is being installed, this one or another.
+    Installing,
     /// The snapshot, or something newer, is in the receiver's table; its vote now.
     Installed(Vote),
 }

@@ -40,7 +40,7 @@ pub(super) fn config(
         heartbeat_min_interval: Some(0),
         // The snapshot transfer has timeouts of its own, see `snapshot_sender`; openraft only
         // hands this one through.
-        install_snapshot_timeout: ms(super::snapshot_sender::INSTALL_TIMEOUT),
+        install_snapshot_timeout: ms(super::snapshot_sender::RESUME_WITHIN),
         // Retired in openraft.
         send_snapshot_timeout: 0,
         max_payload_entries: MAX_ENTRIES_A_MESSAGE,

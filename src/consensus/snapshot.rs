@@ -2,13 +2,8 @@
 //!
 //! A snapshot is never kept: the table itself is the snapshot, made durable by a checkpoint. Where a
 //! follower needs one, a consistent view of the leader's table is streamed to it in pages, which it
-//! collects in a file; only when the file is whole and synced is the table replaced.
-//!
-//! **A crash in the middle of replacing.** Before the first row goes, a marker row is written, and
-//! after a crash a table is some prefix of what was applied to it: where any row is gone, the marker
-//! is there. A node that starts with the marker loads the file again from its first page; without
-//! the file it refuses to start. The marker goes in the same batch that says what was applied, and
-//! the file after the checkpoint that follows.
+//! collects in a file, synced as it grows; only when the file is whole and durable is the table
+//! replaced (see [`super::installation`]).
 
 use std::io;
 use std::sync::Arc;
@@ -16,22 +11,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::apply::{GROUP_ROW, GroupState, MachineState};
+use super::apply::GroupState;
 use super::codec;
 use super::raft_types::SnapshotMeta;
 use crate::planted::{self, Bug};
 use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::rows;
-use crate::storage::table::{Table, TableBatch};
 
 /// Rows of one page, in bytes: a message that fits a frame.
 pub(super) const PAGE_BYTES: usize = 200 << 10;
 
-/// Rows removed in one batch, by their keys alone.
-const ROWS_A_REMOVAL: usize = 4_096;
-
-/// Rows put in one batch, in bytes of pages: far more would only hold memory.
-const LOAD_BYTES: usize = 1 << 20;
+/// The file is synced after so many bytes: one long sync at its end would hold up everything else that
+/// is on the disk, and one a page would cost more than it spreads.
+const SYNC_BYTES: u64 = 8 << 20;
 
 /// The longest page a file may hold, in bytes: a page of one row of the largest size, with room.
 const MAX_PAGE_BYTES: u32 = 64 << 20;
@@ -39,9 +31,6 @@ const MAX_PAGE_BYTES: u32 = 64 << 20;
 const DIR: &str = "snapshot";
 const NAME: &str = "incoming";
 const PATH: &str = "snapshot/incoming";
-
-/// The row that says that the rows are being replaced, and by what.
-const INSTALLING_ROW: &str = "raft.installing";
 
 /// A page's length and checksum, before its bytes.
 const PAGE_HEAD_BYTES: u64 = 8;
@@ -90,6 +79,8 @@ pub(super) struct Incoming {
     offset: u64,
     pages: u64,
     checksum: u32,
+    /// Bytes since the last sync.
+    unsynced: u64,
 }
 
 impl Incoming {
@@ -97,7 +88,7 @@ impl Incoming {
     pub(super) fn create(disk: Arc<dyn Disk>) -> io::Result<Incoming> {
         discard(&*disk)?;
         let file = disk.create(PATH)?;
-        Ok(Incoming { disk, file, offset: 0, pages: 0, checksum: 0 })
+        Ok(Incoming { disk, file, offset: 0, pages: 0, checksum: 0, unsynced: 0 })
     }
 
     /// How many pages it holds.
@@ -105,8 +96,14 @@ impl Incoming {
         self.pages
     }
 
+    /// Whether a page of this length is synced, with all before it, as it is added.
+    pub(super) fn will_sync(&self, page_bytes: usize) -> bool {
+        self.unsynced + PAGE_HEAD_BYTES + page_bytes as u64 >= SYNC_BYTES
+    }
+
     /// Adds a page.
     pub(super) fn append(&mut self, page: &[u8]) -> io::Result<()> {
+        let syncs = self.will_sync(page.len());
         let mut bytes = Vec::with_capacity(page.len() + PAGE_HEAD_BYTES as usize);
         bytes.extend_from_slice(&(page.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(page).to_le_bytes());
@@ -115,6 +112,11 @@ impl Incoming {
         self.offset += bytes.len() as u64;
         self.pages += 1;
         self.checksum = crc32c::crc32c_append(self.checksum, page);
+        self.unsynced += bytes.len() as u64;
+        if syncs {
+            self.file.sync()?;
+            self.unsynced = 0;
+        }
         Ok(())
     }
 
@@ -135,11 +137,13 @@ impl Incoming {
     }
 }
 
-fn exists(disk: &dyn Disk) -> io::Result<bool> {
+/// Whether there is a file, whole or not.
+pub(super) fn exists(disk: &dyn Disk) -> io::Result<bool> {
     Ok(disk.list(DIR)?.iter().any(|name| name == NAME))
 }
 
-fn discard(disk: &dyn Disk) -> io::Result<()> {
+/// Removes the file, where there is one.
+pub(super) fn discard(disk: &dyn Disk) -> io::Result<()> {
     if exists(disk)? {
         disk.remove(PATH)?;
         disk.sync_dir(DIR)?;
@@ -147,77 +151,37 @@ fn discard(disk: &dyn Disk) -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces the group's rows by those of the file; `orders_data` says whether user rows are among
-/// them. Blocking.
-pub(super) fn install(
-    table: &dyn Table,
-    disk: &dyn Disk,
-    manifest: &Manifest,
-    orders_data: bool,
-) -> io::Result<MachineState> {
-    let apply = |batch: TableBatch| table.apply(batch).map_err(io::Error::other);
-    let mut marker = TableBatch::default();
-    marker.put(rows::meta_row(INSTALLING_ROW), codec::encode(manifest)?);
-    apply(marker)?;
-    if orders_data && !planted::is(Bug::SnapshotMissesDeletes) {
-        remove_all(table, rows::data_range())?;
-    }
-    remove_all(table, rows::session_range())?;
-    remove_all(table, rows::retry_range())?;
-
-    let file = disk.open(PATH)?;
-    let (mut offset, mut checksum) = (0, 0);
-    let (mut batch, mut batch_bytes) = (TableBatch::default(), 0);
-    for _ in 0..manifest.pages {
-        let page = read_page(&*file, &mut offset)?;
-        checksum = crc32c::crc32c_append(checksum, &page);
-        let rows: Vec<(Bytes, Bytes)> = codec::decode("a page of a snapshot", &page)?;
-        rows.into_iter().for_each(|(row, value)| batch.put(row, value));
-        batch_bytes += page.len();
-        if batch_bytes >= LOAD_BYTES {
-            apply(std::mem::take(&mut batch))?;
-            batch_bytes = 0;
-        }
-    }
-    apply(batch)?;
-    if checksum != manifest.checksum {
-        return Err(codec::invalid(PATH, "its checksum is not the manifest's"));
-    }
-
-    let mut last = TableBatch::default();
-    last.put(rows::meta_row(GROUP_ROW), codec::encode(&manifest.group)?);
-    last.remove(rows::meta_row(INSTALLING_ROW));
-    apply(last)?;
-    if !planted::is(Bug::SnapshotNotDurable) {
-        table.checkpoint().map_err(io::Error::other)?;
-    }
-    discard(disk)?;
-    MachineState::load(table)
+/// Reads the pages of the file, one after the other.
+pub(super) struct Reader {
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+    pages: u64,
+    checksum: u32,
 }
 
-/// Finishes what a crash interrupted, and removes what is left of what it cut short. Blocking.
-pub(super) fn recover(table: &dyn Table, disk: &dyn Disk, orders_data: bool) -> io::Result<()> {
-    let marker = table.get(&rows::meta_row(INSTALLING_ROW)).map_err(io::Error::other)?;
-    let Some(marker) = marker else { return discard(disk) };
-    let manifest: Manifest = codec::decode("the marker of a snapshot being installed", &marker)?;
-    if !exists(disk)? {
-        return Err(codec::invalid(
-            "the table is incomplete",
-            format!("a snapshot was being installed and its file {PATH} is gone"),
-        ));
+impl Reader {
+    pub(super) fn open(disk: &dyn Disk) -> io::Result<Reader> {
+        Ok(Reader { file: disk.open(PATH)?, offset: 0, pages: 0, checksum: 0 })
     }
-    install(table, disk, &manifest, orders_data).map(|_| ())
-}
 
-fn remove_all(table: &dyn Table, (from, to): (Bytes, Bytes)) -> io::Result<()> {
-    loop {
-        let rows = table.scan_keys(&from, &to, ROWS_A_REMOVAL).map_err(io::Error::other)?;
-        if rows.is_empty() {
+    /// How many pages were read.
+    pub(super) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    pub(super) fn next_page(&mut self) -> io::Result<Bytes> {
+        let page = read_page(&*self.file, &mut self.offset)?;
+        self.pages += 1;
+        self.checksum = crc32c::crc32c_append(self.checksum, &page);
+        Ok(page)
+    }
+
+    /// An error where what was read is not what the manifest says.
+    pub(super) fn check(&self, manifest: &Manifest) -> io::Result<()> {
+        if (self.pages, self.checksum) == (manifest.pages, manifest.checksum) {
             return Ok(());
         }
-        let mut batch = TableBatch::default();
-        rows.into_iter().for_each(|row| batch.remove(row));
-        table.apply(batch).map_err(io::Error::other)?;
+        Err(codec::invalid(PATH, "its checksum is not the manifest's"))
     }
 }
 

@@ -2,30 +2,52 @@
 //!
 //! Guarantees: a message that comes again, as its answer was lost, changes nothing and is answered as
 //! the first was; so a transfer goes on after a link was cut. A process that restarts knows of no
-//! transfer, and is sent another.
+//! transfer, and is sent another. Installing holds up no message: whoever asks is told of it, and no other
+//! transfer begins meanwhile.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::codec;
 use super::inbound::answer;
 use super::messages::{SnapshotAnswer, SnapshotMessage};
+use super::pace::Haste;
 use super::raft_types::{Raft, TypeConfig, Vote};
 use super::snapshot::{Incoming, Manifest};
 use super::state_machine::{Machine, SnapshotData};
 use crate::peer::Inbound;
+use crate::runtime::Task;
+
+/// How often it is looked whether an election is over.
+const LEADER_POLL: Duration = Duration::from_millis(50);
 
 /// Takes snapshot messages, one after the other.
 pub(super) struct Receiver {
     raft: Raft,
     machine: Arc<Machine>,
     transfer: Option<Transfer>,
-    /// The last transfer that was installed, and what was answered.
-    installed: Option<(u64, Vote)>,
+    installing: Option<Installing>,
+    /// The last transfer that was installed, and this node's vote then, or why it was not.
+    ended: Option<(u64, Result<Vote, String>)>,
+}
+
+/// A transfer that arrived, and is being installed until its task ends.
+struct Installing {
+    id: u64,
+    haste: Haste,
+    ended: oneshot::Receiver<Result<Vote, String>>,
+    task: Task<()>,
+}
+
+impl Drop for Installing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// The transfer under way.
@@ -37,11 +59,11 @@ struct Transfer {
 
 impl Receiver {
     pub(super) fn new(raft: Raft, machine: Arc<Machine>) -> Receiver {
-        Receiver { raft, machine, transfer: None, installed: None }
+        Receiver { raft, machine, transfer: None, installing: None, ended: None }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Inbound>) {
-        while let Some(inbound) = queue.recv().await {
+        while let Some(inbound) = self.next(&mut queue).await {
             if inbound.deadline < self.machine.runtime.now() {
                 inbound.reply.refuse("it came too late");
                 continue;
@@ -53,14 +75,30 @@ impl Receiver {
         }
     }
 
+    /// The next message; meanwhile an installation may come to its end.
+    async fn next(&mut self, queue: &mut mpsc::Receiver<Inbound>) -> Option<Inbound> {
+        loop {
+            let Some(installing) = &mut self.installing else { return queue.recv().await };
+            tokio::select! {
+                biased;
+                ended = &mut installing.ended => {
+                    let ended = ended.unwrap_or_else(|_| Err("installing it was broken off".to_owned()));
+                    self.ended = Some((installing.id, ended));
+                    self.installing = None;
+                }
+                inbound = queue.recv() => return inbound,
+            }
+        }
+    }
+
     async fn take(&mut self, message: SnapshotMessage) -> SnapshotAnswer {
         let taken = match message {
             SnapshotMessage::Begin { transfer, vote } => self.begin(transfer, vote).await,
             SnapshotMessage::Page { transfer, number, checksum, page } => {
                 self.page(transfer, number, checksum, page).await
             }
-            SnapshotMessage::End { transfer, vote, manifest } => {
-                self.end(transfer, vote, manifest).await
+            SnapshotMessage::End { transfer, vote, manifest, in_haste } => {
+                self.end(transfer, vote, manifest, in_haste).await
             }
         };
         taken.unwrap_or_else(|error| {
@@ -72,13 +110,19 @@ impl Receiver {
 
     /// The answer to a transfer that is over.
     fn over(&self, id: u64) -> Option<SnapshotAnswer> {
-        let (_, vote) = self.installed.filter(|(installed, _)| *installed == id)?;
-        Some(SnapshotAnswer::Installed(vote))
+        let (_, ended) = self.ended.as_ref().filter(|(ended, _)| *ended == id)?;
+        Some(match ended {
+            Ok(vote) => SnapshotAnswer::Installed(*vote),
+            Err(reason) => SnapshotAnswer::Rejected(reason.clone()),
+        })
     }
 
     async fn begin(&mut self, id: u64, vote: Vote) -> io::Result<SnapshotAnswer> {
         if let Some(over) = self.over(id) {
             return Ok(over);
+        }
+        if self.installing.is_some() {
+            return Ok(SnapshotAnswer::Installing);
         }
         if self.transfer.as_ref().is_some_and(|transfer| transfer.id == id) {
             return Ok(SnapshotAnswer::Taken);
@@ -122,30 +166,95 @@ impl Receiver {
             let again = number < taken;
             return Ok(if again { SnapshotAnswer::Taken } else { SnapshotAnswer::Has(taken) });
         }
+        if transfer.file.will_sync(page.len()) {
+            self.sync_takes_time().await;
+        }
         let append = move || transfer.file.append(&page).map(|()| transfer);
         self.transfer = Some(self.machine.runtime.blocking(append).await?);
         Ok(SnapshotAnswer::Taken)
     }
 
-    async fn end(&mut self, id: u64, vote: Vote, manifest: Manifest) -> io::Result<SnapshotAnswer> {
+    /// In a simulated world, as long as a sync takes there.
+    async fn sync_takes_time(&self) {
+        let delay = self.machine.disk.simulated_sync_delay();
+        if !delay.is_zero() {
+            self.machine.runtime.sleep(delay).await;
+        }
+    }
+
+    async fn end(
+        &mut self,
+        id: u64,
+        vote: Vote,
+        manifest: Manifest,
+        in_haste: bool,
+    ) -> io::Result<SnapshotAnswer> {
         if let Some(over) = self.over(id) {
             return Ok(over);
         }
-        let transfer = self.under_way(id)?;
-        let runtime = &self.machine.runtime;
-        let delay = self.machine.disk.simulated_sync_delay();
-        if !delay.is_zero() {
-            runtime.sleep(delay).await;
+        if let Some(installing) = &self.installing {
+            if installing.id == id {
+                installing.haste.set(in_haste);
+            }
+            return Ok(SnapshotAnswer::Installing);
         }
+        let transfer = self.under_way(id)?;
+        self.sync_takes_time().await;
         let received = manifest.clone();
+        let runtime = &self.machine.runtime;
         runtime.blocking(move || transfer.file.finish(&received)).await?;
+        let haste = Haste::default();
+        haste.set(in_haste);
+        let (tell, ended) = oneshot::channel();
+        let install =
+            install(self.raft.clone(), self.machine.clone(), vote, manifest, haste.clone());
+        let task = runtime.spawn(async move {
+            // Where nobody asks any more, the node is stopping.
+            let _ = tell.send(install.await.map_err(|error| error.to_string()));
+        });
+        self.installing = Some(Installing { id, haste, ended, task });
+        Ok(SnapshotAnswer::Installing)
+    }
+}
+
+/// Installs what was received, and gives this node's vote then.
+async fn install(
+    raft: Raft,
+    machine: Arc<Machine>,
+    mut vote: Vote,
+    manifest: Manifest,
+    haste: Haste,
+) -> io::Result<Vote> {
+    if goes_before_openraft(&raft, vote, &manifest) {
+        // Where this fails, openraft is refused the same, and stops for good.
+        if let Err(error) = machine.install(manifest.clone(), &haste).await {
+            tracing::error!(%error, "a snapshot was not installed");
+        }
+    }
+    loop {
         let snapshot = openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> {
             meta: manifest.meta(),
-            snapshot: SnapshotData::Received(manifest),
+            snapshot: SnapshotData::Received(manifest.clone()),
         };
-        let installed = self.raft.install_full_snapshot(vote, snapshot).await;
-        let response = installed.map_err(|error| io::Error::other(error.to_string()))?;
-        self.installed = Some((id, response.vote));
-        Ok(SnapshotAnswer::Installed(response.vote))
+        let installed = raft.install_full_snapshot(vote, snapshot).await;
+        let known = installed.map_err(|error| io::Error::other(error.to_string()))?.vote;
+        if known <= vote {
+            return Ok(known);
+        }
+        // Another leader was elected meanwhile. What the table holds is as committed for that one.
+        while !raft.metrics().borrow_watched().vote.committed {
+            machine.runtime.sleep(LEADER_POLL).await;
+        }
+        vote = raft.metrics().borrow_watched().vote;
     }
+}
+
+/// Whether the rows may be replaced before openraft knows; see [`super::replacing`].
+fn goes_before_openraft(raft: &Raft, vote: Vote, manifest: &Manifest) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    // The vote is durable here: no earlier leader can append anything that contradicts the snapshot.
+    let follows = metrics.vote == vote;
+    let covers = manifest.group.applied.map(|last| last.index);
+    follows && metrics.last_log_index < covers
 }

@@ -2,7 +2,9 @@
 //!
 //! Guarantees: a transfer outlives a cut link and lost answers, for a bounded time, without starting
 //! again; the view is let go once all pages were taken. A follower that cannot be reached does not
-//! keep the others from catching up: where one waits for its turn, that time is shorter.
+//! keep the others from catching up: where one waits for its turn, that time is shorter. Pages leave at
+//! a bounded rate, which the settings give: a table that goes over as fast as it can takes the processor
+//! and the links from requests. Where the group waits for the follower, pages leave as fast as they can.
 //!
 //! **Why a newer snapshot than the one asked for is safe.** openraft names a snapshot by the log id
 //! applied when it asked, and notes for the follower that it has everything up to there. What is
@@ -26,6 +28,7 @@ use openraft::{ErrorSubject, ErrorVerb, StorageError};
 use super::codec;
 use super::messages::{SnapshotAnswer, SnapshotMessage};
 use super::network::{Link, rpc_error};
+use super::pace::Pace;
 use super::pins::Pin;
 use super::raft_types::{TypeConfig, Vote};
 use super::snapshot::Manifest;
@@ -42,19 +45,22 @@ const PAGE_WINDOW: usize = 4;
 const PAGE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For so long a transfer goes on where nothing gets through; then openraft begins another.
-const RESUME_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const RESUME_WITHIN: Duration = Duration::from_secs(30);
 
 /// The same where another follower waits for its turn and nothing at all got through in this one: longer
 /// than one answer is waited for, and short enough that a follower that is gone holds up nobody for long.
 /// One that had begun is only out of reach, and would have to begin anew.
 const YIELD_WITHIN: Duration = Duration::from_secs(5);
 
+/// How often the rate is doubled at most: a thousandfold is as fast as it can.
+const MAX_DOUBLINGS: u32 = 10;
+
 /// The pause before a message is sent again.
 const RESUME_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a follower may take to replace its whole table. It is asked again meanwhile, as the
-/// answer may be lost.
-pub(super) const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often a follower that installs is asked whether it is done. It takes as long as it takes; what is
+/// bounded is its silence.
+const INSTALL_POLL: Duration = Duration::from_millis(250);
 
 type Failure = StreamingError<TypeConfig>;
 
@@ -77,7 +83,6 @@ type Answer = BoxFuture<'static, Result<SnapshotAnswer, Undelivered>>;
 
 /// How sending the pages ended.
 enum Sent {
-    /// All were taken.
     All(Manifest),
     /// The transfer is over, and this is the receiver's vote.
     Over(Vote),
@@ -131,27 +136,41 @@ impl<'a> Sender<'a> {
     /// Sends every page, some on their way at once. Where one was lost, with the link or alone, it
     /// is sent again with all that followed: go-back-N (Tanenbaum, "Computer Networks", 3.4.2).
     async fn send_pages(&self, mut capture: Capture) -> Result<Sent, Failure> {
+        let runtime = &self.machine.runtime;
         let mut window = Window::default();
         let (mut pages, mut checksum, mut more) = (0, 0, true);
-        let mut silent_since = self.machine.runtime.now();
+        let mut pace = Pace::new(self.rate(), runtime.now());
+        let (mut silent_since, mut free_at) = (runtime.now(), runtime.now());
         loop {
-            while more && window.pages.len() < PAGE_WINDOW {
-                let (taken, page) = self.next_page(capture).await?;
-                capture = taken;
-                let Some(page) = page else {
-                    more = false;
-                    break;
-                };
-                checksum = crc32c::crc32c_append(checksum, &page);
-                window.pages.push_back((pages, page));
-                pages += 1;
-                self.send_last(&mut window)?;
-            }
-            let Some(answer) = window.answers.next().await else { break };
+            let may_send = more && window.pages.len() < PAGE_WINDOW;
+            let answer = tokio::select! {
+                biased;
+                Some(answer) = window.answers.next() => answer,
+                () = runtime.sleep_until(free_at), if may_send => {
+                    let (taken, page) = self.next_page(capture).await?;
+                    capture = taken;
+                    let Some(page) = page else {
+                        more = false;
+                        continue;
+                    };
+                    if window.pages.is_empty() {
+                        silent_since = runtime.now();
+                    }
+                    checksum = crc32c::crc32c_append(checksum, &page);
+                    let rest = pace.rest(page.len() as u64, runtime.now());
+                    let rests = !self.machine.haste.is_needed();
+                    free_at = runtime.now() + if rests { rest } else { Duration::ZERO };
+                    window.pages.push_back((pages, page));
+                    pages += 1;
+                    self.send_last(&mut window)?;
+                    continue;
+                }
+                else => break,
+            };
             match answer {
                 Ok(SnapshotAnswer::Taken) => {
                     window.pages.pop_front();
-                    silent_since = self.machine.runtime.now();
+                    silent_since = runtime.now();
                 }
                 Ok(SnapshotAnswer::Has(_)) | Err(Undelivered::Lost(_))
                     if self.is_within(silent_since, RESUME_WITHIN) =>
@@ -164,7 +183,15 @@ impl<'a> Sender<'a> {
                 },
             }
         }
+        self.machine.sending.note_whole();
         Ok(Sent::All(Manifest { group: capture.group, pages, checksum }))
+    }
+
+    /// What the settings give, doubled for each of the last attempts whose view was overrun by writes:
+    /// a rate at which a snapshot never ends helps nobody.
+    fn rate(&self) -> u64 {
+        let overruns = self.machine.sending.overruns();
+        self.machine.snapshot_bytes_per_s.saturating_mul(1 << overruns.min(MAX_DOUBLINGS))
     }
 
     /// Whether a transfer that has had its turn since then, and of which nothing got through, goes on.
@@ -226,15 +253,34 @@ impl<'a> Sender<'a> {
         }
     }
 
+    /// Has the follower install what it was sent, and waits for that.
     async fn end(&self, manifest: Manifest) -> Result<SnapshotResponse<TypeConfig>, Failure> {
-        let end = SnapshotMessage::End { transfer: self.transfer, vote: self.vote, manifest };
         let runtime = &self.machine.runtime;
-        match self.deliver(&end, |since| runtime.now() < since + INSTALL_TIMEOUT).await? {
-            Step::Over(vote) => {
-                self.machine.metrics.snapshots_sent.inc();
-                Ok(SnapshotResponse::new(vote))
+        let mut silent_since = runtime.now();
+        loop {
+            let end = SnapshotMessage::End {
+                transfer: self.transfer,
+                vote: self.vote,
+                manifest: manifest.clone(),
+                in_haste: self.machine.haste.is_needed(),
+            };
+            match self.tell(&end, PAGE_TIMEOUT)?.await {
+                Ok(SnapshotAnswer::Installing) => {
+                    runtime.sleep(INSTALL_POLL).await;
+                    silent_since = runtime.now();
+                }
+                Err(Undelivered::Lost(_)) if self.is_within(silent_since, RESUME_WITHIN) => {
+                    self.machine.metrics.snapshots_resumed.inc();
+                    runtime.sleep(RESUME_PAUSE).await;
+                }
+                answer => match step(answer)? {
+                    Step::Over(vote) => {
+                        self.machine.metrics.snapshots_sent.inc();
+                        return Ok(SnapshotResponse::new(vote));
+                    }
+                    Step::Taken => return Err(problem("the snapshot was not installed")),
+                },
             }
-            Step::Taken => Err(NetworkError::from_string("the snapshot was not installed").into()),
         }
     }
 
@@ -250,7 +296,12 @@ impl<'a> Sender<'a> {
                 let subject = ErrorSubject::Snapshot(None);
                 Err(StorageError::from_io_error(subject, ErrorVerb::Read, error).into())
             }
-            Err(error) => Err(network_error(&error)),
+            Err(error) => {
+                if is_overrun(&error) {
+                    self.machine.sending.note_overrun();
+                }
+                Err(network_error(&error))
+            }
         }
     }
 
@@ -273,13 +324,17 @@ fn step(answer: Result<SnapshotAnswer, Undelivered>) -> Result<Step, Failure> {
             Ok(Step::Over(vote))
         }
         Ok(SnapshotAnswer::Has(taken)) => {
-            let problem = format!("only {taken} pages of the snapshot arrived in time");
-            Err(NetworkError::from_string(problem).into())
+            Err(problem(&format!("only {taken} pages of the snapshot arrived in time")))
         }
-        Ok(SnapshotAnswer::Rejected(reason)) => Err(NetworkError::from_string(reason).into()),
+        Ok(SnapshotAnswer::Installing) => Err(problem("another snapshot is being installed there")),
+        Ok(SnapshotAnswer::Rejected(reason)) => Err(problem(&reason)),
         Err(Undelivered::Lost(error)) => Err(rpc_error(error).into()),
         Err(Undelivered::Nonsense(error)) => Err(network_error(&error)),
     }
+}
+
+fn problem(text: &str) -> Failure {
+    NetworkError::from_string(text).into()
 }
 
 fn network_error(error: &io::Error) -> Failure {
@@ -288,6 +343,13 @@ fn network_error(error: &io::Error) -> Failure {
 
 /// Whether the table itself failed; a view that ended can be taken again.
 fn is_final(error: &io::Error) -> bool {
-    let table = error.get_ref().and_then(|source| source.downcast_ref::<TableError>());
-    matches!(table, Some(TableError::Io(_) | TableError::Damaged(_)))
+    matches!(table_error(error), Some(TableError::Io(_) | TableError::Damaged(_)))
+}
+
+fn is_overrun(error: &io::Error) -> bool {
+    matches!(table_error(error), Some(TableError::ViewOverrun { .. }))
+}
+
+fn table_error(error: &io::Error) -> Option<&TableError> {
+    error.get_ref().and_then(|source| source.downcast_ref::<TableError>())
 }

@@ -38,6 +38,22 @@ impl Standing {
         id == self.node || heard.is_some_and(|it| *it + self.heard_within >= TypeConfig::now())
     }
 
+    /// Whether of each set of voters a majority is there and follows the log, so that what is written
+    /// is committed without those that are to be sent a snapshot.
+    pub(super) fn has_majority_at_hand(&self) -> bool {
+        let sets = self.metrics.membership_config.membership().get_joint_config();
+        sets.iter().all(|voters| {
+            let at_hand = voters.iter().filter(|id| self.follows(**id)).count();
+            at_hand > voters.len() / 2
+        })
+    }
+
+    /// Whether a node is there and has what the leader's log no longer holds.
+    fn follows(&self, id: NodeId) -> bool {
+        let matched = self.metrics.replication.as_ref().and_then(|all| all.get(&id).copied());
+        id == self.node || (self.is_there(id) && matched.flatten() >= self.metrics.purged)
+    }
+
     /// How far a node has come, or why it could not take over.
     pub(super) fn matched(&self, id: NodeId) -> Result<u64, String> {
         if !self.is_there(id) {

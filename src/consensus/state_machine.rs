@@ -3,7 +3,7 @@
 //! **Guarantees.** What was applied is in the table before anyone is told. Entries that are ready
 //! together share one atomic batch. A snapshot that openraft was told of is durable: a checkpoint was
 //! taken after its last entry was applied. While a snapshot is installed, [`Machine::is_installing`]
-//! says so and the table is incomplete.
+//! says so and the table is incomplete (see `replacing`).
 //!
 //! **Waiting.** A table may wait for its disk while a batch is applied. That holds up no other task:
 //! neither one that would have run on the same thread, nor one that asks what was applied.
@@ -16,9 +16,12 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::apply::{Applying, GroupState, MachineState};
 use super::codec;
+use super::installation;
+use super::pace::Haste;
 use super::pins::Pins;
 use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Incoming, Manifest};
@@ -47,26 +50,32 @@ pub(super) struct Machine {
     pub(super) metrics: Metrics,
     /// Whether the group's state includes the user rows: false in leaderless mode, where they
     /// belong to the replica.
-    orders_data: bool,
+    pub(super) orders_data: bool,
     /// Held while a batch is applied, for as long as the table takes.
-    state: Mutex<MachineState>,
+    pub(super) state: Mutex<MachineState>,
     /// What others ask for; held for a moment only.
-    seen: Mutex<Seen>,
-    applied: watch::Sender<u64>,
-    members: watch::Sender<Members>,
+    pub(super) seen: Mutex<Seen>,
+    pub(super) applied: watch::Sender<u64>,
+    pub(super) members: watch::Sender<Members>,
     /// Installations begun and ended, both counted: odd while one is under way.
-    installs: AtomicU64,
+    pub(super) installs: AtomicU64,
+    /// Held while a batch is applied, and for as long as the rows are being replaced.
+    pub(super) rows: AsyncMutex<()>,
     /// The last checkpoint, as openraft was told of it.
     checkpoint: watch::Sender<Option<SnapshotMeta>>,
+    /// How much of a snapshot is sent, and installed, a second.
+    pub(super) snapshot_bytes_per_s: u64,
     /// One snapshot is sent at a time.
     pub(super) sending: Turns,
+    /// Whether the group waits for those that are sent one, as the leader sees it.
+    pub(super) haste: Haste,
     /// What the snapshots being sent keep from being purged.
     pub(super) pins: Arc<Pins>,
 }
 
 /// The parts of the group's state that are asked for while a batch is applied: as they were before it.
 #[derive(Clone, Default)]
-struct Seen {
+pub(super) struct Seen {
     applied: Option<LogId>,
     cluster: Option<ClusterId>,
     membership: Option<LogId>,
@@ -74,7 +83,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(group: &GroupState) -> Seen {
+    pub(super) fn of(group: &GroupState) -> Seen {
         Seen {
             applied: group.applied,
             cluster: group.cluster,
@@ -100,20 +109,21 @@ pub(super) struct Capture {
     pub(super) view: Option<Box<dyn TableView>>,
 }
 
-/// What [`Machine::new`] needs.
+/// What [`Machine::open`] needs.
 pub(super) struct MachineOptions {
     pub(super) runtime: Runtime,
     pub(super) table: Arc<dyn Table>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) metrics: Metrics,
     pub(super) orders_data: bool,
+    pub(super) snapshot_bytes_per_s: u64,
 }
 
 impl Machine {
     /// Finishes an interrupted install and reads the state back. Blocking.
     pub(super) fn open(options: MachineOptions) -> io::Result<Machine> {
-        let MachineOptions { runtime, table, disk, metrics, orders_data } = options;
-        snapshot::recover(&*table, &*disk, orders_data)?;
+        let MachineOptions { runtime, table, disk, metrics, orders_data, .. } = options;
+        installation::recover(&table, &disk, orders_data)?;
         let mut state = MachineState::load(&*table)?;
         if planted::is(Bug::ReplaySkipsOne) {
             state.group.applied.iter_mut().for_each(|applied| applied.index += 1);
@@ -130,8 +140,11 @@ impl Machine {
             seen: Mutex::new(Seen::of(&state.group)),
             state: Mutex::new(state),
             installs: AtomicU64::new(0),
+            rows: AsyncMutex::new(()),
             checkpoint: watch::Sender::new(None),
+            snapshot_bytes_per_s: options.snapshot_bytes_per_s,
             sending: Turns::default(),
+            haste: Haste::default(),
         })
     }
 
@@ -220,7 +233,7 @@ impl Machine {
 
     /// Remembers a checkpoint, unless a later one is known: one that began before a snapshot was
     /// installed may end after it.
-    fn note_checkpoint(&self, meta: SnapshotMeta) {
+    pub(super) fn note_checkpoint(&self, meta: SnapshotMeta) {
         self.checkpoint.send_if_modified(|known| {
             let newer = known.as_ref().is_none_or(|it| it.last_log_id <= meta.last_log_id);
             if newer {
@@ -238,6 +251,11 @@ impl Machine {
             let before = state.group.members_version();
             let mut applying = Applying::new(&mut state, &*self.table, &self.metrics);
             for (entry, responder) in batch {
+                if applying.has(&entry) {
+                    // A snapshot was laid into the table before openraft heard of it. It is a
+                    // follower then, and nobody waits for these entries.
+                    continue;
+                }
                 let applied = applying.entry(&entry)?;
                 answers.extend(responder.map(|responder| (responder, applied)));
             }
@@ -259,28 +277,9 @@ impl Machine {
         answers.into_iter().for_each(|(responder, applied)| responder.send(applied));
         Ok(())
     }
-
-    fn install(&self, manifest: &Manifest) -> io::Result<()> {
-        {
-            // A capture is taken before this or refused after it.
-            let _state = self.state.lock();
-            // One that failed has left the count odd, and the table as incomplete as it was.
-            self.installs.fetch_or(1, Ordering::SeqCst);
-        }
-        let loaded = snapshot::install(&*self.table, &*self.disk, manifest, self.orders_data)?;
-        let (index, members) = (index_of(&loaded.group), loaded.group.members());
-        *self.seen.lock() = Seen::of(&loaded.group);
-        *self.state.lock() = loaded;
-        self.metrics.snapshots_installed.inc();
-        self.note_checkpoint(manifest.meta());
-        self.installs.fetch_add(1, Ordering::SeqCst);
-        self.members.send_replace(members);
-        self.applied.send_replace(index);
-        Ok(())
-    }
 }
 
-fn index_of(group: &GroupState) -> u64 {
+pub(super) fn index_of(group: &GroupState) -> u64 {
     group.applied.map_or(0, |applied| applied.index)
 }
 
@@ -343,6 +342,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 bytes += size_of_entry(&next.0);
                 batch.push(next);
             }
+            let _rows = self.0.rows.lock().await;
+            self.0.check_whole()?;
             // Whoever takes a view has the state meanwhile, and waits for the table too.
             match self.0.state.is_locked() {
                 true => Runtime::wait_here(|| self.0.apply_batch(batch))?,
@@ -352,8 +353,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        Some(Builder(self.0.clone()))
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        // A table that is being replaced is made durable by whoever replaces it.
+        (force || !self.0.is_installing()).then(|| Builder(self.0.clone()))
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -365,19 +367,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
-        let machine = self.0.clone();
-        let expected = meta.last_log_id;
-        let install = move || {
-            let manifest = match snapshot {
-                SnapshotData::Received(manifest) => manifest,
-                SnapshotData::Live(source) => copy(&source, machine.disk.clone())?,
-            };
-            if manifest.group.applied < expected {
-                return Err(codec::invalid("a snapshot", "it is older than it was said to be"));
+        let manifest = match snapshot {
+            SnapshotData::Received(manifest) => manifest,
+            SnapshotData::Live(source) => {
+                let disk = self.0.disk.clone();
+                self.0.runtime.blocking(move || copy(&source, disk)).await?
             }
-            machine.install(&manifest)
         };
-        self.0.runtime.blocking(install).await
+        if manifest.group.applied < meta.last_log_id {
+            return Err(codec::invalid("a snapshot", "it is older than it was said to be"));
+        }
+        self.0.install(manifest, &Haste::always()).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {

@@ -5,7 +5,7 @@
 //! goes on trying. Nobody minds where nobody waits; where another does, it is told here, and gives
 //! its turn up sooner.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -14,6 +14,8 @@ use tokio::sync::{Mutex, MutexGuard};
 pub(super) struct Turns {
     turn: Mutex<()>,
     waiting: AtomicUsize,
+    /// Views in a row that were overrun by writes before all of their pages were sent.
+    overruns: AtomicU32,
 }
 
 /// Counts as waiting until it is dropped, also where the wait is given up.
@@ -31,6 +33,21 @@ impl Turns {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
         self.turn.lock().await
+    }
+
+    /// How many views in a row were overrun.
+    pub(super) fn overruns(&self) -> u32 {
+        self.overruns.load(Ordering::Relaxed)
+    }
+
+    /// A view was overrun by writes.
+    pub(super) fn note_overrun(&self) {
+        self.overruns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All pages of a view were sent.
+    pub(super) fn note_whole(&self) {
+        self.overruns.store(0, Ordering::Relaxed);
     }
 
     /// Whether somebody waits for a turn.

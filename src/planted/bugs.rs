@@ -118,6 +118,11 @@ bugs! {
     SessionLostOnApply "session-lost-on-apply" [Leader] Simulator
         "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), section 6.3"
 
+    /// A write is applied twice in one go, and answered with the second version: no answer can show
+    /// the first.
+    WriteAppliedTwiceAtOnce "write-applied-twice-at-once" [Leader] Simulator
+        "a classic: a duplicate that nobody happened to look at before it was overwritten"
+
     /// A snapshot is sent without the sessions, and a node that installs it applies a retry anew.
     SessionsMissingFromSnapshot "sessions-missing-from-snapshot" [Leader] Simulator
         "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), sections 5 and 6.3"

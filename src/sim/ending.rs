@@ -106,7 +106,8 @@ async fn settle(world: &mut World) {
     loop {
         world.tick().await;
         let now = world.shared.runtime.now();
-        let wiped = world.machines.iter().find(|machine| machine.own_disk.is_some());
+        let is_wiped = |machine: &&Machine| machine.own_disk.is_some() && !machine.is_removed();
+        let wiped = world.machines.iter().find(is_wiped);
         let settled = |process: &Process| {
             matches!(process, Process::Up(_) | Process::Refused | Process::Removed)
         };

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+mod disks;
+
 use super::members::address_of;
 use super::plan::Plan;
+use super::witness::WitnessedTable;
 use super::world::Shared;
 use crate::api::{self, Api};
 use crate::config::{Engine, Settings};
@@ -63,7 +66,7 @@ pub(super) enum Process {
     Up(Running),
     /// Told to stop in order; must have by then.
     Stopping(Running, Task<()>, Instant),
-    /// Its data directory is damaged and it refuses to start: out of the world.
+    /// Its data directory is damaged or gone and it refuses to start: out of the world.
     Refused,
     /// Its node was removed from the cluster, said so and stopped: out of the world.
     Removed,
@@ -101,6 +104,8 @@ pub(super) struct Machine {
     usual_sync: Duration,
     /// The machine's own disk, while an empty one is in its place.
     pub own_disk: Option<SimDisk>,
+    /// Whether the machine's own disk never comes back.
+    lost_for_good: bool,
     pub process: Process,
     pub excuses: Excuses,
     /// How many failed syncs have been the reason of a stop already.
@@ -108,12 +113,6 @@ pub(super) struct Machine {
     pub skew_ms: i64,
     pub rate_ppm: i64,
     boots: u64,
-}
-
-fn new_disk(plan: &Plan, seed: u64) -> SimDisk {
-    let disk = SimDisk::new(seed);
-    disk.set_sync_delay_range(Duration::from_millis(1), plan.sync);
-    disk
 }
 
 impl Machine {
@@ -133,9 +132,10 @@ impl Machine {
         settings.limits.max_requests_in_flight = plan.max_requests;
         Machine {
             settings,
-            disk: new_disk(plan, disk_seed),
+            disk: disks::new_disk(plan, disk_seed),
             usual_sync: plan.sync,
             own_disk: None,
+            lost_for_good: false,
             process: Process::Down(None),
             excuses: Excuses::default(),
             failed_syncs_answered: 0,
@@ -198,7 +198,7 @@ impl Machine {
         }
         let metrics = Metrics::new();
         let table: Arc<Mutex<Option<Arc<dyn Table>>>> = Arc::default();
-        let world = self.world(&runtime, wires, &metrics, table.clone());
+        let world = self.world(shared, &runtime, wires, &metrics, table.clone());
         shared.say(format_args!("node {id} starts, boot {boot}"));
         // Started as a task of the node's own, so that all it spawns belongs to the node.
         let mut started = runtime.spawn(Node::start(self.settings.clone(), world));
@@ -245,19 +245,20 @@ impl Machine {
 
     fn world(
         &self,
+        shared: &Shared,
         runtime: &Runtime,
         wires: &Wires,
         metrics: &Metrics,
         opened: Arc<Mutex<Option<Arc<dyn Table>>>>,
     ) -> World {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let table_disk = disk.clone();
+        let (table_disk, shared) = (disk.clone(), shared.clone());
         World {
             runtime: runtime.clone(),
             disk,
             open_table: Box::new(move || {
-                let table: Arc<dyn Table> =
-                    Arc::new(MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?);
+                let table = MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?;
+                let table: Arc<dyn Table> = Arc::new(WitnessedTable { table, shared });
                 *opened.lock() = Some(table.clone());
                 Ok(table)
             }),
@@ -278,9 +279,7 @@ impl Machine {
         let excuses = self.excuses.clone();
         self.process = match excuses {
             _ if self.own_disk.is_some() && reason.contains(WIPED) => {
-                shared.happened("a wiped node was refused");
-                self.put_own_disk_back();
-                soon
+                if self.leave_empty_disk(shared) { soon } else { Process::Refused }
             }
             _ if excuses.damage_explains(reason) => {
                 shared.happened("a damaged node was refused");
@@ -392,12 +391,10 @@ impl Machine {
                 let Some(reason) = running.node.failure() else { return };
                 shared.say(format_args!("node {id} stops itself: {reason}"));
                 let removed = self.was_to_leave(shared, &reason);
-                if !removed {
-                    self.stopped_itself(shared, &reason);
-                }
+                let comes_back = !removed && self.stopped_itself(shared, &reason);
                 self.end(shared, wires, Ending::Exit, soon);
-                if removed {
-                    self.process = Process::Removed;
+                if !comes_back {
+                    self.process = if removed { Process::Removed } else { Process::Refused };
                 }
             }
             Process::Stopping(running, ..) if running.runtime.is_dead() => {
@@ -416,56 +413,22 @@ impl Machine {
         }
     }
 
-    fn stopped_itself(&mut self, shared: &Shared, reason: &str) {
+    /// Looks at why a node stopped itself; false where it is not to be started again.
+    fn stopped_itself(&mut self, shared: &Shared, reason: &str) -> bool {
         let damaged = self.excuses.damage_explains(reason);
         let failed_sync = self.take_failed_sync();
         let full = self.excuses.full && reason.contains(FULL);
         let failed_sync = failed_sync && reason.contains(FAILED_SYNC);
         if self.own_disk.is_some() && reason.contains(WIPED) {
-            shared.happened("a wiped node was refused");
-            self.put_own_disk_back();
-        } else if failed_sync || full || damaged {
+            return self.leave_empty_disk(shared);
+        }
+        if failed_sync || full || damaged {
             shared.happened("a node stopped for its disk");
         } else {
             let what = format!("node {} stopped itself without a fault: {reason}", self.id());
             shared.broken("node-stopped", what);
         }
-    }
-
-    /// Puts an empty disk in place of the machine's own.
-    pub fn put_empty_disk(&mut self, plan: &Plan, seed: u64) {
-        if self.own_disk.is_none() {
-            self.own_disk = Some(std::mem::replace(&mut self.disk, new_disk(plan, seed)));
-        }
-    }
-
-    /// Whether a sync has failed that was not the reason of a stop yet.
-    fn take_failed_sync(&mut self) -> bool {
-        let failed = self.disk.counts().failed_syncs;
-        std::mem::replace(&mut self.failed_syncs_answered, failed) < failed
-    }
-
-    /// The machine's disk, and its own where an empty one is in its place.
-    fn disks(&self) -> impl Iterator<Item = &SimDisk> {
-        std::iter::once(&self.disk).chain(&self.own_disk)
-    }
-
-    /// Lets the disk be as quick as it usually is.
-    pub fn speed_up_disk(&self) {
-        let least = Duration::from_millis(1);
-        self.disks().for_each(|disk| disk.set_sync_delay_range(least, self.usual_sync));
-    }
-
-    /// Makes room on the disk.
-    pub fn free_disk(&self) {
-        self.disks().for_each(|disk| disk.set_full(false));
-    }
-
-    /// Puts the machine's own disk back in its place.
-    pub fn put_own_disk_back(&mut self) {
-        if let Some(disk) = self.own_disk.take() {
-            self.disk = disk;
-        }
+        true
     }
 }
 

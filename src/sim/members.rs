@@ -2,7 +2,8 @@
 //! on; and what must be true of that in the end.
 //!
 //! Each change is an operator who asks through whichever node is up, and asks again until the change
-//! is made or refused for good. In the end every change must be over, every removed node must have
+//! is made or refused for good. Who lost its disk cannot come back under its id, so mostly it is the
+//! one that is replaced; a newcomer that loses its own before it has a vote is removed again. In the end every change must be over, every removed node must have
 //! stopped, and the others must agree on who is a member.
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
 
+use super::losses::Votes;
 use super::machine::{Machine, Process};
 use super::plan::Fault;
 use super::request::{Answer, Patience, send};
@@ -23,6 +25,9 @@ const MOST_MACHINES: usize = 6;
 
 /// Voters below which no more are removed.
 const LEAST_VOTERS: usize = 3;
+
+/// How many of a hundred times the one that leaves is one that lost its disk, where there is one.
+const LOST_LEAVES: u64 = 60;
 
 /// How long an operator waits for an answer, and before it asks again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -51,28 +56,33 @@ struct Ask {
     body: String,
     /// What it is called among the things that happened.
     name: &'static str,
+    /// What it does to the votes.
+    votes: Option<Votes>,
 }
 
 impl Ask {
     fn add(node: NodeId) -> Ask {
         let body = format!("{{\"id\":{node},\"peer\":\"{}\"}}", address_of(node));
-        let target = String::new();
-        Ask { method: Method::POST, target, body, name: "members: added" }
+        let (method, target) = (Method::POST, String::new());
+        Ask { method, target, body, name: "members: added", votes: None }
     }
 
     fn promote(node: NodeId) -> Ask {
         let (target, body) = (format!("/{node}/promote"), String::new());
-        Ask { method: Method::POST, target, body, name: "members: promoted" }
+        let votes = Some(Votes::Gain(node));
+        Ask { method: Method::POST, target, body, name: "members: promoted", votes }
     }
 
     fn remove(node: NodeId) -> Ask {
         let (target, body) = (format!("/{node}"), String::new());
-        Ask { method: Method::DELETE, target, body, name: "members: removed" }
+        let votes = Some(Votes::Lose(node));
+        Ask { method: Method::DELETE, target, body, name: "members: removed", votes }
     }
 
     fn replace(node: NodeId, with: NodeId) -> Ask {
         let (target, body) = (format!("/{node}/replace"), format!("{{\"with\":{with}}}"));
-        Ask { method: Method::POST, target, body, name: "members: replaced" }
+        let votes = Some(Votes::Pass(node, with));
+        Ask { method: Method::POST, target, body, name: "members: replaced", votes }
     }
 
     fn request(&self) -> Option<Request<Body>> {
@@ -94,23 +104,22 @@ pub(super) fn begin(world: &mut World, fault: Fault) -> bool {
         return false;
     }
     let Some(status) = known_status(world) else { return false };
-    let machines = world.machines.iter().filter(|one| !one.is_removed()).count();
+    let machines = world.machines.iter().filter(|machine| is_of_use(&shared, machine)).count();
     let voters = status.members.iter().filter(|member| member.role == "voter").count();
-    let place = shared.runtime.random_below(status.members.len() as u64) as usize;
-    let one = status.members[place].id;
-    let asks = match fault {
+    let one = who_leaves(&shared, &status);
+    let (asks, newcomer) = match fault {
         Fault::Grow if machines < MOST_MACHINES => {
             let Some(node) = enlist(world, &status) else { return false };
-            vec![Ask::add(node), Ask::promote(node)]
+            (vec![Ask::add(node), Ask::promote(node)], Some(node))
         }
         Fault::Replace if machines < MOST_MACHINES => {
             let Some(node) = enlist(world, &status) else { return false };
             shared.changes().leaving.insert(one);
-            vec![Ask::add(node), Ask::replace(one, node)]
+            (vec![Ask::add(node), Ask::replace(one, node)], Some(node))
         }
         Fault::Shrink if voters > LEAST_VOTERS => {
             shared.changes().leaving.insert(one);
-            vec![Ask::remove(one)]
+            (vec![Ask::remove(one)], None)
         }
         _ => return false,
     };
@@ -119,14 +128,41 @@ pub(super) fn begin(world: &mut World, fault: Fault) -> bool {
     shared.changes().under_way += 1;
     let runtime = shared.runtime.clone();
     drop(runtime.spawn(async move {
-        let done = carry_out(&shared, asks).await;
-        let mut changes = shared.changes();
-        changes.under_way -= 1;
+        let done = carry_out(&shared, asks, newcomer).await;
         if let Some(one) = leaves.filter(|_| done) {
-            changes.removed.insert(one);
+            shared.changes().removed.insert(one);
+            if shared.losses().is_lost(one) {
+                shared.happened("members: one without its disk left");
+            }
         }
+        if let Some(newcomer) = newcomer.filter(|node| !done && shared.losses().is_lost(*node)) {
+            give_up(&shared, newcomer).await;
+        }
+        shared.changes().under_way -= 1;
     }));
     true
+}
+
+/// Whether a machine counts among those that a world has at most.
+fn is_of_use(shared: &Shared, machine: &Machine) -> bool {
+    !machine.is_removed() && !shared.changes().removed.contains(&machine.id())
+}
+
+/// The member that is to leave: mostly one that lost its disk, where there is one.
+fn who_leaves(shared: &Shared, status: &ClusterStatus) -> NodeId {
+    let members: Vec<NodeId> = status.members.iter().map(|member| member.id).collect();
+    let one_of = |nodes: &[NodeId]| nodes[shared.runtime.random_below(nodes.len() as u64) as usize];
+    let lost: Vec<NodeId> =
+        members.iter().copied().filter(|node| shared.losses().is_lost(*node)).collect();
+    let picks_lost = !lost.is_empty() && shared.runtime.random_below(100) < LOST_LEAVES;
+    one_of(if picks_lost { &lost } else { &members })
+}
+
+/// Whether a node that is up knows `node` for a voter.
+pub(super) fn has_a_vote(world: &World, node: NodeId) -> bool {
+    let status = known_status(world);
+    let mut members = status.iter().flat_map(|status| &status.members);
+    members.any(|member| member.id == node && member.role == "voter")
 }
 
 /// The cluster as some node that is up sees it, where that has members.
@@ -142,24 +178,44 @@ fn enlist(world: &mut World, status: &ClusterStatus) -> Option<NodeId> {
     let node = NodeId(shared.add_node());
     let known = status.members.iter().map(|member| member.id);
     let seed = shared.runtime.random_u64();
-    let machine = Machine::joining(&shared.plan, node, seed, known, status.cluster?);
+    let mut machine = Machine::joining(&shared.plan, node, seed, known, status.cluster?);
+    machine.process = Process::Down(Some(shared.runtime.now()));
     world.machines.push(machine);
     Some(node)
 }
 
-/// Asks for one thing after the other; false where one was refused for good.
-async fn carry_out(shared: &Shared, asks: Vec<Ask>) -> bool {
+/// Asks for one thing after the other; false where one was refused for good, would leave too few
+/// voters with their disks, or waits in vain for a newcomer that lost its own.
+async fn carry_out(shared: &Shared, asks: Vec<Ask>, newcomer: Option<NodeId>) -> bool {
     for ask in asks {
+        if ask.votes.is_some_and(|votes| !shared.losses().begin(votes)) {
+            shared.happened("members: not asked for, with the disks that are lost");
+            return false;
+        }
         loop {
             match one_answer(shared, &ask).await {
                 Some(true) => break,
                 Some(false) => return false,
+                None if newcomer.is_some_and(|node| shared.losses().is_lost(node)) => return false,
                 None => shared.runtime.sleep(ASK_AGAIN).await,
             }
+        }
+        if let Some(votes) = ask.votes {
+            shared.losses().end(votes);
         }
         shared.happened(ask.name);
     }
     true
+}
+
+/// Removes a node again that lost its disk before it was of use.
+async fn give_up(shared: &Shared, newcomer: NodeId) {
+    shared.say(format_args!("node {newcomer} lost its disk, and is given up"));
+    shared.changes().leaving.insert(newcomer);
+    if carry_out(shared, vec![Ask::remove(newcomer)], None).await {
+        shared.changes().removed.insert(newcomer);
+        shared.happened("members: a newcomer without its disk given up");
+    }
 }
 
 /// Asks some node: whether it was done, or refused for good; `None` where it is to be asked again.
@@ -173,7 +229,7 @@ async fn one_answer(shared: &Shared, ask: &Ask) -> Option<bool> {
         return None;
     };
     let said = String::from_utf8_lossy(&body);
-    shared.say(format_args!("node {node} answers {} {}: {status}", ask.method, ask.target));
+    shared.say(format_args!("node {node} answers {} {}: {status} {said}", ask.method, ask.target));
     match status {
         StatusCode::OK => Some(true),
         StatusCode::CONFLICT | StatusCode::NOT_FOUND => {

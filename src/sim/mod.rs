@@ -28,6 +28,7 @@ mod campaign;
 mod clients;
 mod coverage;
 mod ending;
+mod losses;
 mod machine;
 mod members;
 mod nemesis;
@@ -38,6 +39,7 @@ mod sabotage;
 mod trace;
 mod transfer;
 mod verdict;
+mod witness;
 mod world;
 
 mod request;

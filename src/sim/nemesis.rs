@@ -185,13 +185,9 @@ impl Nemesis {
                 transfer::ask(&shared, id, world.machines[node].running()?, to);
             }
             Fault::WrongDisk => {
-                if !self.formed(world) || is_out(&world.machines[node]) || !may_lose_a_disk(world) {
+                if !self.formed(world) || !wipe(world, node, back) {
                     return None;
                 }
-                let machine = &mut world.machines[node];
-                machine.end(&shared, &wires, Ending::PowerCut, Some(back));
-                machine.put_empty_disk(&shared.plan, shared.runtime.random_u64());
-                say("comes back with an empty disk");
             }
             _ => return None,
         }
@@ -200,7 +196,6 @@ impl Nemesis {
 
     fn begin_on_disks(&self, world: &mut World, fault: Fault, node: usize) -> Option<Undo> {
         let shared = world.shared.clone();
-        let may = may_lose_a_disk(world);
         let formed = self.formed(world);
         let machine = &mut world.machines[node];
         let id = machine.id();
@@ -225,11 +220,20 @@ impl Nemesis {
             }
             Fault::FlippedBit => {
                 // One that is flipped already may have a second; a wiped one has nothing to lose.
-                let damaged = !machine.excuses.damaged.is_empty();
-                if !(damaged || may) || !formed || machine.own_disk.is_some() {
+                if !formed || machine.own_disk.is_some() || machine.is_removed() {
                     return None;
                 }
-                let (path, byte, bit) = flip(machine, &shared)?;
+                let already = shared.losses().is_lost(id);
+                if !shared.losses().lose(id) {
+                    return None;
+                }
+                let Some((path, byte, bit)) = flip(machine, &shared) else {
+                    if !already {
+                        shared.losses().find(id);
+                    }
+                    return None;
+                };
+                count_loss(&shared, id);
                 let name = path.rsplit('/').next().unwrap_or(&path);
                 machine.excuses.damaged.insert(name.to_owned());
                 shared.say(format_args!("node {id}: bit {bit} of byte {byte} of {path} flips"));
@@ -240,16 +244,40 @@ impl Nemesis {
     }
 }
 
-/// Whether one more node may be without what it synced.
-fn may_lose_a_disk(world: &World) -> bool {
-    let without =
-        |machine: &&Machine| machine.own_disk.is_some() || !machine.excuses.damaged.is_empty();
-    world.machines.iter().filter(without).count() < world.shared.plan.most_damaged()
-}
-
 /// Whether a machine's disk must not be replaced now.
 fn is_out(machine: &Machine) -> bool {
     machine.running().is_none() || machine.own_disk.is_some() || !machine.excuses.damaged.is_empty()
+}
+
+/// Cuts a machine's power, and brings it back with an empty disk; false where it may not be now.
+fn wipe(world: &mut World, node: usize, back: Instant) -> bool {
+    let shared = world.shared.clone();
+    let id = world.machines[node].id();
+    // One that joined is known to the others by its disk once it has a vote.
+    let known = !shared.plan.changes_members() || members::has_a_vote(world, id);
+    if is_out(&world.machines[node]) || !known || !shared.losses().lose(id) {
+        return false;
+    }
+    let for_good = shared.plan.loses_disks_for_good() && shared.runtime.random_below(2) == 0;
+    let seed = shared.runtime.random_u64();
+    let machine = &mut world.machines[node];
+    machine.end(&shared, &world.wires, Ending::PowerCut, Some(back));
+    machine.put_empty_disk(&shared.plan, seed, for_good);
+    let own = if for_good { "is gone" } else { "is not" };
+    shared.say(format_args!("node {id}: comes back with an empty disk, its own {own}"));
+    count_loss(&shared, id);
+    true
+}
+
+/// Counts a disk that is lost where members change.
+fn count_loss(shared: &Shared, id: NodeId) {
+    if shared.plan.changes_members() {
+        let votes = shared.losses().may_vote(id);
+        shared.happened(match votes {
+            true => "members: a voter lost its disk",
+            false => "members: a learner lost its disk",
+        });
+    }
 }
 
 /// Flips a bit of what was synced. Not in the newest segment of the log: a record at its very end

@@ -225,6 +225,10 @@ const FAST_PPM: i64 = 330_000;
 /// One world of leader mode in this many, of those with more than one node, changes its members.
 const MEMBERS_ONE_IN: u64 = 5;
 
+/// Of worlds that change their members, one in this many flips bits, and one in this many wipes
+/// disks, beside those that do so anyway.
+const LOSE_DISKS_ONE_IN: usize = 3;
+
 /// One world in this many is gentle, and has each gentle kind of fault so often, in percent.
 const GENTLE_ONE_IN: u64 = 12;
 const GENTLE_KIND_PERCENT: u64 = 70;
@@ -327,7 +331,8 @@ impl Plan {
         // Without the fixed leader's disk nobody ever leads again, and nothing is promised.
         faults.retain(|fault| *fault != Fault::FlippedBit || !fixed);
         let members = mode == Mode::Leader && nodes > 1 && !gentle;
-        let faults = with_members(faults, members && between(0..MEMBERS_ONE_IN) == 0);
+        let changes = members && between(0..MEMBERS_ONE_IN) == 0;
+        let faults = with_members(faults, changes, seed, fixed);
         Plan {
             mode,
             gentle,
@@ -354,13 +359,15 @@ impl Plan {
         }
     }
 
-    /// How many nodes may lose what they synced: any more, and nobody promises anything.
-    pub fn most_damaged(&self) -> usize {
-        let copies = match self.mode {
-            Mode::Leader => self.nodes,
-            Mode::Leaderless => self.replicas,
-        };
-        (usize::from(copies) - 1) / 2
+    /// Whether members change in this world.
+    pub fn changes_members(&self) -> bool {
+        self.faults.iter().any(|fault| fault.group() == Group::Members)
+    }
+
+    /// Whether a disk may be gone for good. Without the fixed leader's nobody ever leads again, and
+    /// where members do not change nobody ever takes the place of who lost one.
+    pub fn loses_disks_for_good(&self) -> bool {
+        self.changes_members() && self.fixed_leader.is_none()
     }
 
     /// The faults of one group.
@@ -380,14 +387,20 @@ fn timer_rates(mode: Mode, seed: u64, nodes: u16) -> Vec<i64> {
     (0..usize::from(nodes)).map(rate).collect()
 }
 
-/// The faults of a world that may change its members.
-fn with_members(mut faults: Vec<Fault>, changes: bool) -> Vec<Fault> {
+/// The faults of a world that may change its members. Disks are lost in half of these worlds, since
+/// who lost one is whom an operator replaces.
+fn with_members(mut faults: Vec<Fault>, changes: bool, seed: u64, fixed: bool) -> Vec<Fault> {
     if !changes {
         return faults;
     }
     faults.extend([Fault::Grow, Fault::Shrink, Fault::Replace]);
-    // How many disks may be lost is counted by the nodes that the world began with.
-    faults.retain(|fault| !matches!(fault, Fault::FlippedBit | Fault::WrongDisk));
+    let mut random = Seeded::derived(seed, "disks of members", 0);
+    for lost in [Fault::FlippedBit, Fault::WrongDisk] {
+        let too = random.below(LOSE_DISKS_ONE_IN) == 0 && !(fixed && lost == Fault::FlippedBit);
+        if too && !faults.contains(&lost) {
+            faults.push(lost);
+        }
+    }
     faults
 }
 

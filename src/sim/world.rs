@@ -11,6 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::clients::{self, Ids};
 use super::coverage::Coverage;
 use super::ending;
+use super::losses::Losses;
 use super::machine::{Machine, Wires};
 use super::members::Changes;
 use super::nemesis::Nemesis;
@@ -18,6 +19,7 @@ use super::panics;
 use super::plan::{Fault, Plan};
 use super::trace::Trace;
 use super::verdict::Broken;
+use super::witness::Witness;
 use super::{SimOptions, SimReport};
 use crate::api;
 use crate::check;
@@ -49,6 +51,9 @@ pub(super) struct Shared {
     trace: Trace,
     notes: Arc<Mutex<Notes>>,
     changes: Arc<Mutex<Changes>>,
+    losses: Arc<Mutex<Losses>>,
+    /// What was written to the nodes' tables.
+    pub witness: Witness,
     /// The highest id of a node that the world has had.
     nodes: Arc<AtomicU16>,
     /// The last stamp given, in microseconds since the world began.
@@ -98,6 +103,11 @@ impl Shared {
     /// What is known of the changes of the members; held for a moment.
     pub fn changes(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock()
+    }
+
+    /// Whose disks are lost, and whose may be; held for a moment.
+    pub fn losses(&self) -> MutexGuard<'_, Losses> {
+        self.losses.lock()
     }
 
     /// The highest id of a node that the world has had.
@@ -190,6 +200,8 @@ pub(super) async fn run(options: SimOptions) -> SimReport {
         routers: Arc::default(),
         notes: Arc::default(),
         changes: Arc::default(),
+        witness: Witness::default(),
+        losses: Arc::new(Mutex::new(Losses::new(&plan))),
         nodes: Arc::new(AtomicU16::new(plan.nodes)),
         last_stamp_us: Arc::default(),
         runtime: runtime.clone(),

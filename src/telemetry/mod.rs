@@ -80,6 +80,9 @@ pub struct Metrics {
     /// Writes sent again under their idempotency key, of which this node's state machine remembered
     /// what became.
     pub writes_remembered: Counter,
+    /// Writes that this node's state machine refused for their idempotency key: it is remembered for
+    /// another request, or no more can be remembered.
+    pub idempotency_keys_refused: Counter,
     /// Acknowledged writes that lost to a newer version already there.
     pub writes_superseded: Counter,
     /// Replicas that a read found stale or missing, and wrote to.
@@ -111,11 +114,7 @@ impl Metrics {
             requests: Family::default(),
             requests_in_flight: Gauge::default(),
             read_index_rounds: counter(r, "read_index_rounds", "Leader confirmations for reads"),
-            lease_reads: counter(
-                r,
-                "lease_reads",
-                "Reads the leader answered from its lease alone",
-            ),
+            lease_reads: counter(r, "lease_reads", "Reads answered from the lease alone"),
             writes_refused_as_slow: counter(
                 r,
                 "writes_refused_as_slow",
@@ -139,11 +138,16 @@ impl Metrics {
             ),
             snapshots_installed: counter(r, "snapshots_installed", "Snapshots installed"),
             writes_forwarded: counter(r, "writes_forwarded", "Writes passed on to the leader"),
-            writes_deduplicated: counter(r, "writes_deduplicated", "Duplicate writes discarded"),
+            writes_deduplicated: counter(r, "writes_deduplicated", "Second arrivals discarded"),
             writes_remembered: counter(
                 r,
                 "writes_remembered",
                 "Writes sent again under their Idempotency-Key and answered as the first time",
+            ),
+            idempotency_keys_refused: counter(
+                r,
+                "idempotency_keys_refused",
+                "Writes refused as their Idempotency-Key is another request's, or one too many",
             ),
             writes_superseded: counter(r, "writes_superseded", "Acknowledged writes that lost"),
             read_repairs: counter(r, "read_repairs", "Replicas repaired by reads"),
@@ -153,19 +157,18 @@ impl Metrics {
             clock_drift_ignored: counter(r, "clock_drift_ignored", "Versions too far ahead"),
             registry: Arc::new(Registry::default()),
         };
-        registry.register("requests", "HTTP requests answered", metrics.requests.clone());
-        registry.register(
-            "requests_in_flight",
-            "HTTP requests being served",
-            metrics.requests_in_flight.clone(),
-        );
-        registry.register(
-            "log_batch_records",
-            "Records that shared a sync",
-            metrics.log_batch_records.clone(),
-        );
+        metrics.register_kept(r);
         metrics.registry = Arc::new(registry);
         metrics
+    }
+
+    /// Registers what was made before it was registered.
+    fn register_kept(&self, registry: &mut Registry) {
+        registry.register("requests", "HTTP requests answered", self.requests.clone());
+        let in_flight = self.requests_in_flight.clone();
+        registry.register("requests_in_flight", "HTTP requests being served", in_flight);
+        let batches = self.log_batch_records.clone();
+        registry.register("log_batch_records", "Records that shared a sync", batches);
     }
 
     /// The counters in the Prometheus text format.

@@ -22,6 +22,17 @@ async fn write_and_compact(world: &World, from: u64, count: u64) {
     tokio::time::sleep(Duration::from_secs(2)).await;
 }
 
+/// Waits until something holds, and fails where it does not within some time.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..PATIENCE.as_millis() / 10 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not in time: {what}");
+}
+
 #[test]
 fn a_follower_that_missed_what_was_purged_catches_up_by_snapshot() {
     in_a_world(|| async {
@@ -36,7 +47,9 @@ fn a_follower_that_missed_what_was_purged_catches_up_by_snapshot() {
         assert_eq!(world.read(behind, "key-0").await.as_deref(), Some("100"));
         assert_eq!(world.read(behind, "old").await.as_deref(), Some("1"));
         assert_eq!(world.run(behind).metrics.snapshots_installed.get(), 1);
-        assert_eq!(world.run(world.leader().await).metrics.snapshots_sent.get(), 1);
+        let leader = world.leader().await;
+        until("the leader hears of it", || world.run(leader).metrics.snapshots_sent.get() == 1)
+            .await;
         assert!(!world.run(behind).consensus.status().installing);
         // It goes on from there, also after a crash of its own.
         world.write_key(200, "new", "1").await;

@@ -7,8 +7,10 @@ use openraft::storage::RaftStateMachine;
 
 use super::support::*;
 use crate::consensus::apply::{Applying, MachineState};
+use crate::consensus::installation::{Installation, Limits, Step};
+use crate::consensus::pace::Haste;
 use crate::consensus::raft_types::Entry;
-use crate::consensus::snapshot::{self, Incoming};
+use crate::consensus::snapshot::{self, Incoming, Manifest};
 use crate::consensus::state_machine::{Machine, StateMachine, copy};
 use crate::consensus::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
 use crate::runtime::Runtime;
@@ -280,6 +282,20 @@ fn dying(table: Arc<dyn Table>, batches: usize) -> Meddling {
     Meddling { table, may_wait: false, before_apply }
 }
 
+/// Steps of a few rows, each made durable after a few of them.
+const SMALL: Limits = Limits { removed_rows: 7, load_bytes: 1, checkpoint_bytes: 3 * 7 * 256 };
+
+/// Installs what `disk` has received, in small steps.
+fn install(
+    table: &Arc<dyn Table>,
+    disk: &SimDisk,
+    manifest: Manifest,
+    orders_data: bool,
+) -> std::io::Result<MachineState> {
+    let disk = Arc::new(disk.clone());
+    Installation::begin(table.clone(), disk, manifest, orders_data)?.within(SMALL).run()
+}
+
 #[test]
 fn an_install_that_was_interrupted_anywhere_is_finished_at_the_next_start() {
     in_a_world(|| async {
@@ -290,8 +306,8 @@ fn an_install_that_was_interrupted_anywhere_is_finished_at_the_next_start() {
             let disk = SimDisk::new(batches as u64);
             let target = filled(&disk, &runtime, 20).await;
             let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
-            let dying = dying(target.table.clone(), batches);
-            let installed = snapshot::install(&dying, &disk, &manifest, true);
+            let dying: Arc<dyn Table> = Arc::new(dying(target.table.clone(), batches));
+            let installed = install(&dying, &disk, manifest, true);
             // What was applied survives here, as it does where a process dies and the machine does
             // not: the hardest case, as the table is half replaced.
             target.table.checkpoint().expect("checkpoint");
@@ -315,14 +331,112 @@ fn an_install_that_was_interrupted_anywhere_is_finished_at_the_next_start() {
 }
 
 #[test]
+fn power_that_fails_between_two_steps_of_an_install_loses_none_of_it() {
+    in_a_world(|| async {
+        let runtime = Runtime::simulated(1, 0);
+        let source = filled(&SimDisk::new(1), &runtime, 300).await;
+        let expected = MachineState::load(&*source.table).expect("loads");
+        let (mut synced, mut done) = (0, false);
+        for steps in 0.. {
+            let disk = SimDisk::new(steps);
+            let target = filled(&disk, &runtime, 100).await;
+            target.table.checkpoint().expect("checkpoint");
+            let manifest = copy_in_small_pages(&source, Arc::new(disk.clone()));
+            let own: Arc<dyn Disk> = Arc::new(disk.clone());
+            let work = Installation::begin(target.table.clone(), own, manifest, true);
+            let mut work = work.expect("begins").within(SMALL);
+            for _ in 0..steps {
+                let syncs = disk.counts().syncs;
+                done = matches!(work.step().expect("steps"), Step::Done(_));
+                synced += u64::from(!done && disk.counts().syncs > syncs);
+            }
+            drop((work, target));
+            // Whatever was not synced is gone, and of that maybe only a part.
+            disk.crash();
+            let again = open_machine(&disk, &runtime).expect("opens");
+            let began = again.applied() == Some(log_id(1, 300));
+            assert!(began || (!done && again.applied() == Some(log_id(1, 100))));
+            if began {
+                assert_eq!(data_rows(&*again.table), data_rows(&*source.table), "{steps} steps");
+                let state = MachineState::load(&*again.table).expect("loads");
+                assert_eq!((&state.group, &state.sessions), (&expected.group, &expected.sessions));
+            }
+            if done {
+                assert!(steps > 50, "{steps} steps are no small ones");
+                break;
+            }
+        }
+        assert!(synced > 100, "the table was made durable {synced} times on the way");
+    });
+}
+
+/// As [`copy`], in pages of a few rows.
+fn copy_in_small_pages(source: &Machine, disk: Arc<dyn Disk>) -> Manifest {
+    let capture = source.capture().expect("a capture");
+    let rows = source.table.scan(&[], &[0xff; 8], usize::MAX).expect("readable");
+    let rows: Vec<_> = rows.into_iter().filter(|(row, _)| snapshot::is_replicated(row)).collect();
+    let mut file = Incoming::create(disk).expect("created");
+    for page in rows.chunks(5) {
+        file.append(&snapshot::encode_page(page).expect("a page")).expect("appended");
+    }
+    let manifest = file.manifest(capture.group);
+    file.finish(&manifest).expect("finished");
+    manifest
+}
+
+#[test]
+fn entries_that_came_with_a_snapshot_are_passed_over_and_an_older_snapshot_too() {
+    in_a_world(|| async {
+        let (runtime, disk) = (Runtime::simulated(1, 0), SimDisk::new(2));
+        let source = filled(&SimDisk::new(1), &runtime, 100).await;
+        let older = filled(&SimDisk::new(3), &runtime, 50).await;
+        let target = filled(&disk, &runtime, 30).await;
+        let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
+        target.install(manifest, &Haste::default()).await.expect("installs");
+        let rows = data_rows(&*target.table);
+        // openraft knows nothing of it, and goes on where its log ends.
+        let again = (31..=100).map(|index| Ok((blank(1, index), None)));
+        let mut machine = StateMachine(target.clone());
+        machine.apply(futures_util::stream::iter(again)).await.expect("applies");
+        assert_eq!(target.applied(), Some(log_id(1, 100)));
+        let manifest = copy(&older, Arc::new(disk.clone())).expect("copied");
+        target.install(manifest, &Haste::default()).await.expect("nothing to do");
+        assert_eq!(target.applied(), Some(log_id(1, 100)));
+        assert_eq!((data_rows(&*target.table), target.installs()), (rows, Some(1)));
+        assert_eq!(disk.list("snapshot").expect("listed"), Vec::<String>::new());
+        let next = [Ok((blank(1, 101), None))];
+        machine.apply(futures_util::stream::iter(next)).await.expect("applies");
+        assert_eq!(target.applied(), Some(log_id(1, 101)));
+    });
+}
+
+#[test]
+fn nothing_is_applied_to_a_table_whose_rows_were_not_all_replaced() {
+    in_a_world(|| async {
+        let (runtime, disk) = (Runtime::simulated(1, 0), SimDisk::new(2));
+        let source = filled(&SimDisk::new(1), &runtime, 100).await;
+        let target = filled(&disk, &runtime, 30).await;
+        let mut manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
+        manifest.checksum ^= 1;
+        assert!(target.install(manifest.clone(), &Haste::default()).await.is_err());
+        assert!(target.is_installing(), "it passes for whole");
+        let mut machine = StateMachine(target.clone());
+        let next = [Ok((blank(1, 31), None))];
+        let refused = machine.apply(futures_util::stream::iter(next)).await.expect_err("refuses");
+        assert!(refused.to_string().contains("incomplete"), "{refused}");
+        assert!(target.install(manifest, &Haste::always()).await.is_err());
+    });
+}
+
+#[test]
 fn a_half_replaced_table_without_its_file_refuses_to_start() {
     in_a_world(|| async {
         let (runtime, disk) = (Runtime::simulated(1, 0), SimDisk::new(2));
         let source = filled(&SimDisk::new(1), &runtime, 60).await;
         let target = filled(&disk, &runtime, 20).await;
         let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
-        let dying = dying(target.table.clone(), 2);
-        assert!(snapshot::install(&dying, &disk, &manifest, true).is_err());
+        let dying: Arc<dyn Table> = Arc::new(dying(target.table.clone(), 2));
+        assert!(install(&dying, &disk, manifest, true).is_err());
         target.table.checkpoint().expect("checkpoint");
         disk.remove("snapshot/incoming").expect("removed");
         disk.sync_dir("snapshot").expect("synced");
@@ -347,6 +461,21 @@ fn a_file_that_is_not_what_was_sent_is_refused() {
 }
 
 #[test]
+fn a_received_file_is_synced_as_it_grows() {
+    let disk = SimDisk::new(1);
+    let mut file = Incoming::create(Arc::new(disk.clone())).expect("created");
+    let (page, before) = (vec![7; 1 << 20], disk.counts().syncs);
+    let mut told = 0;
+    for _ in 0..40 {
+        told += u64::from(file.will_sync(page.len()));
+        file.append(&page).expect("appended");
+    }
+    let synced = disk.counts().syncs - before;
+    assert!(synced >= 4, "{synced} syncs of 40 MiB");
+    assert_eq!(synced, told, "who waits for a sync is told of it before");
+}
+
+#[test]
 fn without_data_a_snapshot_leaves_the_rows_alone() {
     in_a_world(|| async {
         let (runtime, disk) = (Runtime::simulated(1, 0), SimDisk::new(2));
@@ -356,7 +485,7 @@ fn without_data_a_snapshot_leaves_the_rows_alone() {
         file.append(&snapshot::encode_page(&[]).expect("a page")).expect("appended");
         let manifest = file.manifest(Default::default());
         file.finish(&manifest).expect("finished");
-        snapshot::install(&*target.table, &disk, &manifest, false).expect("installed");
+        install(&target.table, &disk, manifest, false).expect("installed");
         assert_eq!(data_rows(&*target.table), before);
     });
 }

@@ -8,6 +8,7 @@ mod leases;
 mod machine;
 mod membership;
 mod recovery;
+mod replacing;
 mod suite;
 pub(super) mod support;
 mod waiting;

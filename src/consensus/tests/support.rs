@@ -67,6 +67,7 @@ pub fn open_machine(disk: &SimDisk, runtime: &Runtime) -> std::io::Result<Machin
         disk: Arc::new(disk.clone()) as Arc<dyn Disk>,
         metrics: Metrics::new(),
         orders_data: true,
+        snapshot_bytes_per_s: 16 << 20,
     })
 }
 

@@ -41,6 +41,7 @@ fn while_a_table_waits_other_tasks_of_the_same_thread_run_and_learn_what_was_app
         disk: Arc::new(disk),
         metrics: Metrics::new(),
         orders_data: true,
+        snapshot_bytes_per_s: 16 << 20,
     });
     let machine = Arc::new(machine.expect("opens"));
     let write = submission(session(1, 1, 1, 0), 1 << 16, vec![put("a", "1", None)]);

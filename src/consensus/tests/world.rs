@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) keep_log_bytes: u64,
     pub(super) seed: u64,
     pub(super) fixed_leader: Option<NodeId>,
+    /// Of nodes that start from now on.
+    pub(super) snapshot_bytes_per_s: u64,
     pub(super) faults: FaultPlan,
 }
 
@@ -82,6 +84,7 @@ impl World {
             keep_log_bytes,
             seed,
             fixed_leader,
+            snapshot_bytes_per_s: 16 << 20,
             faults: FaultPlan::new(seed),
         };
         for id in 1..=3 {
@@ -126,6 +129,7 @@ impl World {
                 keep_entries,
                 fixed_leader: self.fixed_leader,
                 idempotency_expiry: Duration::from_secs(900),
+                snapshot_bytes_per_s: self.snapshot_bytes_per_s,
             },
             node: NodeId(id),
             incarnation: Incarnation(u64::from(id)),
@@ -183,7 +187,9 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("no leader");
+        let statuses: Vec<_> =
+            self.running().map(|(id, run)| (id, run.consensus.status())).collect();
+        panic!("no leader: {statuses:?}");
     }
 
     /// Proposes at the leader until it is answered; the session makes that safe.

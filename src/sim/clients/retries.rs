@@ -2,8 +2,9 @@
 //!
 //! **Why it exists.** A key promises that a write takes effect once, however often and through
 //! whichever nodes it is sent. So a client that holds one asks again where the answer was lost or
-//! unknown, and its history has one operation, from the first question to the last answer: where a
-//! retry was applied anew, the checks of the history see a write that shows twice.
+//! unknown, and also where the write was refused for now, which leaves its key free for it. Its
+//! history has one operation, from the first question to the last answer: where a retry was applied
+//! anew, the checks of the history see a write that shows twice.
 //!
 //! **What is looked at here** is what no history shows. A write whose fate the client knows is sent
 //! again much later, and must be answered as it was the first time; a key is used for another
@@ -80,15 +81,18 @@ impl Client<'_> {
             }
             let answered = self.try_under(&name, &asked, &body, node).await;
             let decided = is_decided(&answered);
-            if decided && may_have_happened {
-                self.shared.happened("client: retry told what became of the write");
+            if decided && attempt > 0 {
+                self.shared.happened(match may_have_happened {
+                    true => "client: retry told what became of the write",
+                    false => "client: refused write done by its retry",
+                });
             }
             // "Not applied" speaks of this try alone.
             if decided || answered.ended == Ended::Unknown || !may_have_happened {
                 told = answered;
             }
             may_have_happened |= told.ended == Ended::Unknown;
-            if decided || !may_have_happened {
+            if decided {
                 break;
             }
         }
