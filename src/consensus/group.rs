@@ -202,6 +202,11 @@ impl Consensus {
             }
         } else {
             while checkpoint.borrow_and_update().as_ref().is_none_or(|it| !covers(it.last_log_id)) {
+                if self.machine.is_installing() {
+                    return Err(
+                        "a snapshot is being installed, which ends with a checkpoint".into()
+                    );
+                }
                 self.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
                 let again = self.runtime.now() + CHECKPOINT_RETRY;
                 if let Some(changed) = self.runtime.deadline(again, checkpoint.changed()).await {

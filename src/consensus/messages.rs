@@ -34,8 +34,9 @@ pub(super) type MembersMessage = crate::types::MemberChange;
 /// again where its answer was lost: the second is answered as the first was.
 #[derive(Serialize, Deserialize)]
 pub(super) enum SnapshotMessage {
-    /// A leader with this vote begins to send; what came before is void.
-    Begin { transfer: u64, vote: Vote },
+    /// A leader with this vote begins to send; what came before is void. `in_haste` as with
+    /// [`SnapshotMessage::End`], for what is being installed by then.
+    Begin { transfer: u64, vote: Vote, in_haste: bool },
     /// The next page; `number` counts from 0.
     Page { transfer: u64, number: u64, checksum: u32, page: Bytes },
     /// All pages were sent: install. Asked again and again until it is done; `in_haste` says whether

@@ -4,19 +4,21 @@
 //! answers nobody, neither a vote nor a heartbeat. For a large table that is minutes, in which a group of
 //! three that loses another node has no leader, not even for reads. So the receiver has the rows
 //! replaced first, at a rate that leaves requests their room, while openraft goes on; entries that openraft
-//! would apply meanwhile wait. Then openraft is told of a snapshot that is there already.
+//! would apply meanwhile wait, and the rows are then replaced as fast as they can be. Then openraft is told of a snapshot that is there already.
 //!
 //! **Why that is safe.** A snapshot holds committed entries alone, whoever sent it, and replaces fewer of
 //! them: one that is no newer than the table is not installed. Entries that the table holds already are
 //! passed over when openraft, or a later leader, comes to them. A crash in the middle is what
 //! [`super::installation`] recovers from; after it the table may end beyond the log, as it may after a
 //! crash within openraft's own step, and openraft closes the gap as it starts. It cannot close it
-//! where the log ends at or behind the snapshot's entry with others than the leader's: there the receiver
+//! where the log ends at or after the snapshot's entry with others than the leader's: there the receiver
 //! leaves the whole step to openraft, which cuts the log first.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use tokio::sync::MutexGuard as AsyncMutexGuard;
 
 use super::apply::MachineState;
 use super::codec;
@@ -24,6 +26,22 @@ use super::installation::{Installation, Step};
 use super::pace::{Haste, Pace};
 use super::snapshot::{self, Manifest};
 use super::state_machine::{Machine, Seen, index_of};
+
+/// Says that the rows are waited for, as long as it lives.
+struct Awaited<'a>(&'a Haste);
+
+impl Awaited<'_> {
+    fn by(haste: &Haste) -> Awaited<'_> {
+        haste.set(true);
+        Awaited(haste)
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
 
 impl Machine {
     /// Replaces the rows by those that were received, unless the table holds as much. Where that
@@ -63,14 +81,23 @@ impl Machine {
                     return Ok(());
                 }
                 Step::More(bytes) => {
-                    let rest = pace.rest(bytes, self.runtime.now());
-                    if !haste.is_needed() {
-                        self.runtime.sleep(rest).await;
-                    }
+                    pace.charge(bytes, self.runtime.now());
+                    let in_haste = || haste.is_needed() || self.rows_awaited.is_needed();
+                    pace.rest(&self.runtime, in_haste).await;
                 }
             }
             work = rest_of_it;
         }
+    }
+
+    /// Holds the rows for a batch that is to be applied. Whoever replaces them makes haste meanwhile:
+    /// openraft queues a bounded number of batches, and then answers nobody.
+    pub(super) async fn hold_rows(&self) -> AsyncMutexGuard<'_, ()> {
+        if let Ok(rows) = self.rows.try_lock() {
+            return rows;
+        }
+        let _awaited = Awaited::by(&self.rows_awaited);
+        self.rows.lock().await
     }
 
     /// An error where the rows were being replaced and that failed. Asked while the rows are held.

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -91,9 +92,11 @@ impl Receiver {
         }
     }
 
-    async fn take(&mut self, message: SnapshotMessage) -> SnapshotAnswer {
+    pub(super) async fn take(&mut self, message: SnapshotMessage) -> SnapshotAnswer {
         let taken = match message {
-            SnapshotMessage::Begin { transfer, vote } => self.begin(transfer, vote).await,
+            SnapshotMessage::Begin { transfer, vote, in_haste } => {
+                self.begin(transfer, vote, in_haste).await
+            }
             SnapshotMessage::Page { transfer, number, checksum, page } => {
                 self.page(transfer, number, checksum, page).await
             }
@@ -117,17 +120,23 @@ impl Receiver {
         })
     }
 
-    async fn begin(&mut self, id: u64, vote: Vote) -> io::Result<SnapshotAnswer> {
+    async fn begin(&mut self, id: u64, vote: Vote, in_haste: bool) -> io::Result<SnapshotAnswer> {
         if let Some(over) = self.over(id) {
             return Ok(over);
         }
-        if self.installing.is_some() {
+        let known = self.raft.metrics().borrow_watched().vote;
+        // Where installing failed the node is about to stop, and finishes from the file at its next
+        // start: no other transfer may take its place.
+        if self.installing.is_some() || self.machine.is_installing() {
+            let is_of_the_leader = vote >= known;
+            if let Some(installing) = self.installing.as_ref().filter(|_| is_of_the_leader) {
+                installing.haste.set(in_haste);
+            }
             return Ok(SnapshotAnswer::Installing);
         }
         if self.transfer.as_ref().is_some_and(|transfer| transfer.id == id) {
             return Ok(SnapshotAnswer::Taken);
         }
-        let known = self.raft.metrics().borrow_watched().vote;
         let under_way = self.transfer.as_ref().map(|transfer| transfer.vote);
         for other in [Some(known), under_way].into_iter().flatten() {
             if other > vote {
@@ -140,10 +149,12 @@ impl Receiver {
         Ok(SnapshotAnswer::Taken)
     }
 
-    /// The transfer with this id, out of its place while it is worked on.
-    fn under_way(&mut self, id: u64) -> io::Result<Transfer> {
+    /// The transfer with this id, out of its place while it is worked on. Another one stays where it
+    /// is: a leader that was deposed may still send pages.
+    fn under_way(&mut self, id: u64) -> Result<Transfer, SnapshotAnswer> {
         let transfer = self.transfer.take_if(|transfer| transfer.id == id);
-        transfer.ok_or_else(|| codec::invalid("a snapshot", "this transfer is not under way"))
+        let gone = || SnapshotAnswer::Rejected("this transfer is not under way".to_owned());
+        transfer.ok_or_else(gone)
     }
 
     async fn page(
@@ -159,7 +170,10 @@ impl Receiver {
         if crc32c::crc32c(&page) != checksum {
             return Err(codec::invalid("a page", "its checksum is wrong"));
         }
-        let mut transfer = self.under_way(id)?;
+        let mut transfer = match self.under_way(id) {
+            Ok(transfer) => transfer,
+            Err(gone) => return Ok(gone),
+        };
         let taken = transfer.file.pages();
         if number != taken {
             self.transfer = Some(transfer);
@@ -198,7 +212,10 @@ impl Receiver {
             }
             return Ok(SnapshotAnswer::Installing);
         }
-        let transfer = self.under_way(id)?;
+        let transfer = match self.under_way(id) {
+            Ok(transfer) => transfer,
+            Err(gone) => return Ok(gone),
+        };
         self.sync_takes_time().await;
         let received = manifest.clone();
         let runtime = &self.machine.runtime;
@@ -217,6 +234,22 @@ impl Receiver {
     }
 }
 
+/// Says that openraft knows nothing of what is laid into the table, as long as it lives.
+struct Untold(Arc<Machine>);
+
+impl Untold {
+    fn of(machine: &Arc<Machine>) -> Untold {
+        machine.untold.store(true, Ordering::SeqCst);
+        Untold(machine.clone())
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.0.untold.store(false, Ordering::SeqCst);
+    }
+}
+
 /// Installs what was received, and gives this node's vote then.
 async fn install(
     raft: Raft,
@@ -225,7 +258,9 @@ async fn install(
     manifest: Manifest,
     haste: Haste,
 ) -> io::Result<Vote> {
-    if goes_before_openraft(&raft, vote, &manifest) {
+    let goes_first = goes_before_openraft(&raft, vote, &manifest);
+    let _untold = goes_first.then(|| Untold::of(&machine));
+    if goes_first {
         // Where this fails, openraft is refused the same, and stops for good.
         if let Err(error) = machine.install(manifest.clone(), &haste).await {
             tracing::error!(%error, "a snapshot was not installed");
@@ -242,10 +277,28 @@ async fn install(
             return Ok(known);
         }
         // Another leader was elected meanwhile. What the table holds is as committed for that one.
-        while !raft.metrics().borrow_watched().vote.committed {
-            machine.runtime.sleep(LEADER_POLL).await;
+        let (elected, has_log) = elected(&raft, &machine, &manifest).await;
+        if goes_first && has_log {
+            // It sent the log instead: openraft comes to what the table has by applying it.
+            return Ok(elected);
         }
-        vote = raft.metrics().borrow_watched().vote;
+        vote = elected;
+    }
+}
+
+/// The vote of the leader that is in office, once one is, and whether the log goes as far as the
+/// snapshot then.
+async fn elected(raft: &Raft, machine: &Machine, manifest: &Manifest) -> (Vote, bool) {
+    let covers = manifest.group.applied.map(|last| last.index);
+    loop {
+        {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.vote.committed {
+                return (metrics.vote, metrics.last_log_index >= covers);
+            }
+        }
+        machine.runtime.sleep(LEADER_POLL).await;
     }
 }
 

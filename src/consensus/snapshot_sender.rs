@@ -117,7 +117,11 @@ impl<'a> Sender<'a> {
     /// it, openraft tries again with another.
     pub(super) async fn send(self) -> Result<SnapshotResponse<TypeConfig>, Failure> {
         let one_at_a_time = self.machine.sending.take().await;
-        let begin = SnapshotMessage::Begin { transfer: self.transfer, vote: self.vote };
+        let begin = SnapshotMessage::Begin {
+            transfer: self.transfer,
+            vote: self.vote,
+            in_haste: self.machine.haste.is_needed(),
+        };
         if let Step::Over(vote) = self.deliver(&begin, |since| self.may_begin(since)).await? {
             return Ok(SnapshotResponse::new(vote));
         }
@@ -140,13 +144,13 @@ impl<'a> Sender<'a> {
         let mut window = Window::default();
         let (mut pages, mut checksum, mut more) = (0, 0, true);
         let mut pace = Pace::new(self.rate(), runtime.now());
-        let (mut silent_since, mut free_at) = (runtime.now(), runtime.now());
+        let mut silent_since = runtime.now();
         loop {
             let may_send = more && window.pages.len() < PAGE_WINDOW;
             let answer = tokio::select! {
                 biased;
                 Some(answer) = window.answers.next() => answer,
-                () = runtime.sleep_until(free_at), if may_send => {
+                () = pace.rest(runtime, || self.machine.haste.is_needed()), if may_send => {
                     let (taken, page) = self.next_page(capture).await?;
                     capture = taken;
                     let Some(page) = page else {
@@ -157,9 +161,7 @@ impl<'a> Sender<'a> {
                         silent_since = runtime.now();
                     }
                     checksum = crc32c::crc32c_append(checksum, &page);
-                    let rest = pace.rest(page.len() as u64, runtime.now());
-                    let rests = !self.machine.haste.is_needed();
-                    free_at = runtime.now() + if rests { rest } else { Duration::ZERO };
+                    pace.charge(page.len() as u64, runtime.now());
                     window.pages.push_back((pages, page));
                     pages += 1;
                     self.send_last(&mut window)?;

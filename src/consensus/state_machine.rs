@@ -10,7 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -61,6 +61,10 @@ pub(super) struct Machine {
     pub(super) installs: AtomicU64,
     /// Held while a batch is applied, and for as long as the rows are being replaced.
     pub(super) rows: AsyncMutex<()>,
+    /// Whether a batch to be applied waits for them.
+    pub(super) rows_awaited: Haste,
+    /// Whether a snapshot is being laid into the table that openraft has not been told of yet.
+    pub(super) untold: AtomicBool,
     /// The last checkpoint, as openraft was told of it.
     checkpoint: watch::Sender<Option<SnapshotMeta>>,
     /// How much of a snapshot is sent, and installed, a second.
@@ -141,6 +145,8 @@ impl Machine {
             state: Mutex::new(state),
             installs: AtomicU64::new(0),
             rows: AsyncMutex::new(()),
+            rows_awaited: Haste::default(),
+            untold: AtomicBool::new(false),
             checkpoint: watch::Sender::new(None),
             snapshot_bytes_per_s: options.snapshot_bytes_per_s,
             sending: Turns::default(),
@@ -220,15 +226,23 @@ impl Machine {
         Ok(Capture { group: state.group.clone(), view })
     }
 
+    fn meta(&self) -> SnapshotMeta {
+        Runtime::wait_here(|| snapshot::meta(&self.state.lock().group))
+    }
+
     /// Makes the table durable and remembers what it held.
-    pub(super) async fn take_checkpoint(&self) -> io::Result<SnapshotMeta> {
-        let meta = Runtime::wait_here(|| snapshot::meta(&self.state.lock().group));
+    pub(super) async fn take_checkpoint(&self) -> io::Result<()> {
+        self.checkpoint_of(self.meta()).await
+    }
+
+    /// Makes the table durable, and remembers that it holds what `meta` names, or more.
+    async fn checkpoint_of(&self, meta: SnapshotMeta) -> io::Result<()> {
         let table = self.table.clone();
         let checkpoint = move || table.checkpoint().map_err(io::Error::other);
         self.runtime.blocking(checkpoint).await?;
         self.metrics.checkpoints.inc();
-        self.note_checkpoint(meta.clone());
-        Ok(meta)
+        self.note_checkpoint(meta);
+        Ok(())
     }
 
     /// Remembers a checkpoint, unless a later one is known: one that began before a snapshot was
@@ -342,7 +356,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 bytes += size_of_entry(&next.0);
                 batch.push(next);
             }
-            let _rows = self.0.rows.lock().await;
+            let _rows = self.0.hold_rows().await;
             self.0.check_whole()?;
             // Whoever takes a view has the state meanwhile, and waits for the table too.
             match self.0.state.is_locked() {
@@ -354,12 +368,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
-        // A table that is being replaced is made durable by whoever replaces it.
-        (force || !self.0.is_installing()).then(|| Builder(self.0.clone()))
+        // A table that is being replaced is made durable by whoever replaces it; and openraft must not
+        // hear of a checkpoint that is ahead of all that it knows.
+        let busy = self.0.is_installing() || self.0.untold.load(Ordering::SeqCst);
+        (force || !busy).then(|| Builder::new(&self.0))
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder(self.0.clone())
+        Builder::new(&self.0)
     }
 
     async fn install_snapshot(
@@ -387,7 +403,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.0.checkpoint.borrow().is_none() {
             return Ok(None);
         }
-        let meta = Runtime::wait_here(|| snapshot::meta(&self.0.state.lock().group));
+        let meta = self.0.meta();
         Ok(Some(Snapshot { meta, snapshot: SnapshotData::Live(self.0.clone()) }))
     }
 }
@@ -397,13 +413,25 @@ fn size_of_entry(entry: &Entry) -> usize {
 }
 
 /// Takes a checkpoint, which is all that a snapshot needs.
-pub(super) struct Builder(Arc<Machine>);
+pub(super) struct Builder {
+    machine: Arc<Machine>,
+    /// What the table held when openraft asked: by the time it is built a snapshot may have been laid
+    /// into it that openraft was not told of.
+    meta: SnapshotMeta,
+}
+
+impl Builder {
+    fn new(machine: &Arc<Machine>) -> Builder {
+        Builder { machine: machine.clone(), meta: machine.meta() }
+    }
+}
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let meta = self.0.take_checkpoint().await?;
-        Ok(Snapshot { meta, snapshot: SnapshotData::Live(self.0.clone()) })
+        self.machine.checkpoint_of(self.meta.clone()).await?;
+        let snapshot = SnapshotData::Live(self.machine.clone());
+        Ok(Snapshot { meta: self.meta.clone(), snapshot })
     }
 }

@@ -1,9 +1,18 @@
 //! Large snapshots: while one is on its way and being installed, the group goes on.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::RaftSnapshotBuilder;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::storage::RaftStateMachine;
 
 use super::support::*;
 use super::world::*;
+use crate::consensus::messages::{SnapshotAnswer, SnapshotMessage};
+use crate::consensus::snapshot_receiver::Receiver;
+use crate::consensus::state_machine::StateMachine;
 use crate::types::NodeId;
 
 /// A group whose leader has a megabyte and a half of rows, and a node that lacks them all and has just been
@@ -95,9 +104,12 @@ fn a_node_that_installs_keeps_its_leader_in_office_and_makes_haste_where_it_is_n
             let deadline = run.runtime.now() + Duration::from_secs(1);
             run.consensus.read_index(deadline).await
         };
+        let mut rounds = 0;
         while is_installing(&world, behind) {
             confirmed().await.expect("reads go on");
+            rounds += 1;
         }
+        assert!(rounds > 0, "none was confirmed while it installed");
         let began = world.run(leader).runtime.now();
         world.write_key(300, "new", "1").await;
         let waited = world.run(leader).runtime.now() - began;
@@ -120,6 +132,66 @@ fn haste_is_made_within_seconds_of_the_loss_of_another() {
         let waited = world.run(leader).runtime.now() - began;
         assert!(waited < Duration::from_secs(25), "a write waits for {waited:?}");
         assert_eq!(world.read(behind, "new").await.as_deref(), Some("1"));
+    });
+}
+
+#[test]
+fn a_new_leader_that_needs_the_node_that_installs_has_it_make_haste() {
+    in_a_world(|| async {
+        // Two minutes to install, at the word of a leader that dies for good.
+        let (mut world, leader, behind) = with_one_behind(79, 16 << 10).await;
+        until_installing(&world, behind, true, Duration::from_secs(200)).await;
+        let began = world.run(behind).runtime.now();
+        world.crash(leader);
+        world.write_key(300, "new", "1").await;
+        let waited = world.run(behind).runtime.now() - began;
+        assert!(waited < Duration::from_secs(20), "a write waits for {waited:?}");
+        assert_eq!(world.read(behind, "new").await.as_deref(), Some("1"));
+        assert_eq!(world.read(behind, "key-9").await.map(|it| it.len()), Some(10_000));
+    });
+}
+
+#[test]
+fn what_a_failed_install_left_is_kept_and_a_deposed_leader_disturbs_no_transfer() {
+    in_a_world(|| async {
+        let world = World::new(80, 3).await;
+        let node = other_than(world.leader().await);
+        let consensus = &world.run(node).consensus;
+        let (raft, machine) = (consensus.leadership.raft.clone(), consensus.machine.clone());
+        let vote = raft.metrics().borrow_watched().vote;
+        let mut receiver = Receiver::new(raft, machine.clone());
+        let begin = |transfer| SnapshotMessage::Begin { transfer, vote, in_haste: false };
+        assert!(matches!(receiver.take(begin(1)).await, SnapshotAnswer::Taken));
+        let page = |transfer, number| {
+            let page = Bytes::from_static(b"page");
+            SnapshotMessage::Page { transfer, number, checksum: crc32c::crc32c(&page), page }
+        };
+        assert!(matches!(receiver.take(page(9, 0)).await, SnapshotAnswer::Rejected(_)));
+        assert!(matches!(receiver.take(page(1, 0)).await, SnapshotAnswer::Taken), "it goes on");
+        assert!(matches!(receiver.take(page(1, 7)).await, SnapshotAnswer::Has(1)));
+        // As it is where installing it has failed: the rows are half replaced.
+        machine.installs.fetch_add(1, Ordering::SeqCst);
+        assert!(matches!(receiver.take(begin(2)).await, SnapshotAnswer::Installing));
+        machine.installs.fetch_add(1, Ordering::SeqCst);
+        assert!(matches!(receiver.take(page(1, 7)).await, SnapshotAnswer::Has(1)), "it is there");
+    });
+}
+
+#[test]
+fn openraft_hears_of_no_checkpoint_of_a_table_that_is_ahead_of_it() {
+    in_a_world(|| async {
+        let world = World::new(81, 3).await;
+        let leader = world.leader().await;
+        let machine = world.run(leader).consensus.machine.clone();
+        let mut store = StateMachine(machine.clone());
+        machine.untold.store(true, Ordering::SeqCst);
+        assert!(store.try_create_snapshot_builder(false).await.is_none());
+        machine.untold.store(false, Ordering::SeqCst);
+        let mut builder = store.try_create_snapshot_builder(false).await.expect("a builder");
+        let asked_at = machine.applied();
+        world.write_key(2, "later", "1").await;
+        let built = builder.build_snapshot().await.expect("built");
+        assert_eq!(built.meta.last_log_id, asked_at, "no more than when it was asked");
     });
 }
 
