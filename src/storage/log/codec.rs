@@ -11,7 +11,10 @@
 //! read by it, and ties the record to its place. The payload's checksum goes on from the head's, so
 //! the two cannot come from different records. The last byte of header and record is never zero: what
 //! zeros cut off is never whole. The flags say what `torn` needs to know; format version 1 had none.
+//! From version 3 on a head lies in one sector: where too little is left of one, zeros fill it. A head of
+//! which a lost sector took the first byte alone could not be told from one with a bit that flipped.
 
+use super::torn::SECTOR_BYTES;
 use super::{Kind, Position};
 use crate::planted::{self, Bug};
 
@@ -24,8 +27,11 @@ pub(super) const HEAD_BYTES: usize = 9;
 pub(super) const TAIL_BYTES: usize = 5;
 
 const MAGIC: &[u8; 5] = b"QRLOG";
-/// What new segments are. Those of version 1, whose records have no flags, are read and continued.
-pub(super) const FORMAT_VERSION: u16 = 2;
+/// What new segments are. Those of version 1, whose records have no flags, and of version 2, whose heads
+/// may lie in two sectors, are read and continued.
+pub(super) const FORMAT_VERSION: u16 = 3;
+/// The first version whose records' heads lie in one sector each.
+const WHOLE_HEADS_VERSION: u16 = 3;
 const FIRST_VERSION: u16 = 1;
 const END_MARK: u8 = 0xA5;
 
@@ -33,6 +39,12 @@ const END_MARK: u8 = 0xA5;
 const BEGINS_WRITE: u8 = 0x80;
 /// Set in a record's kind where its payload has a whole sector of zeros.
 const HAS_BLANK_SECTOR: u8 = 0x40;
+
+/// Where in a segment's file the record lies that comes next after `offset`.
+pub(super) const fn record_offset(offset: u64, version: u16) -> u64 {
+    let left = SECTOR_BYTES as u64 - offset % SECTOR_BYTES as u64;
+    if version >= WHOLE_HEADS_VERSION && left < HEAD_BYTES as u64 { offset + left } else { offset }
+}
 
 /// How many bytes of a segment a record with a payload of this length takes.
 pub(super) const fn record_bytes(payload_bytes: usize) -> u64 {
@@ -265,13 +277,13 @@ mod tests {
 
     #[test]
     fn a_header_names_its_problem() {
-        for version in [1, 2] {
+        for version in [1, 2, 3] {
             assert_eq!(check_header(&encode_header(5, version), 5), Ok(version));
         }
         let other = check_header(&encode_header(5, 2), 6).expect_err("another base");
         assert!(other.contains("begins at 6"), "{other}");
-        let newer = check_header(&encode_header(5, 3), 5).expect_err("a newer format");
-        assert_eq!(newer, "format version 3, where 1 to 2 were expected");
+        let newer = check_header(&encode_header(5, 4), 5).expect_err("a newer format");
+        assert_eq!(newer, "format version 4, where 1 to 3 were expected");
         for bit in 0..HEADER_BYTES * 8 {
             let mut flipped = encode_header(5, 2);
             flipped[bit / 8] ^= 1 << (bit % 8);

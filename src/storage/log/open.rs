@@ -52,11 +52,14 @@ pub(super) fn open(options: &LogOptions, replay: &mut Replay<'_>) -> Result<Open
     let Some(newest) = segments.back().cloned() else {
         let first = Segment::create(&*options.disk, &options.dir, FIRST_BASE, &options.metrics)?;
         segments.push_back(first);
-        let tail = Tail { base: FIRST_BASE, end: FIRST_BASE, segment_bytes: options.segment_bytes };
+        let segment_bytes = options.segment_bytes;
+        let version = codec::FORMAT_VERSION;
+        let tail = Tail { base: FIRST_BASE, end: FIRST_BASE, segment_bytes, version };
         return Ok(Opened { segments, tail });
     };
     options.disk.sync_dir(&options.dir)?;
     let mut end = segments.front().map_or(FIRST_BASE, |segment| segment.base);
+    let mut version = codec::FORMAT_VERSION;
     for segment in &segments {
         if segment.base != end {
             let problem =
@@ -64,7 +67,9 @@ pub(super) fn open(options: &LogOptions, replay: &mut Replay<'_>) -> Result<Open
             return Err(segment.damaged(0, problem));
         }
         end = if Arc::ptr_eq(segment, &newest) {
-            open_newest(segment, options, replay)?
+            let (end, of_newest) = open_newest(segment, options, replay)?;
+            version = of_newest;
+            end
         } else {
             let file_bytes = segment.file.len()?;
             let scanned = scan(segment, file_bytes, None, replay)?;
@@ -74,7 +79,8 @@ pub(super) fn open(options: &LogOptions, replay: &mut Replay<'_>) -> Result<Open
             end_position(segment, scanned)?
         };
     }
-    let tail = Tail { base: newest.base, end, segment_bytes: options.segment_bytes };
+    let segment_bytes = options.segment_bytes;
+    let tail = Tail { base: newest.base, end, segment_bytes, version };
     Ok(Opened { segments, tail })
 }
 
@@ -99,20 +105,21 @@ fn find(options: &LogOptions) -> Result<VecDeque<Arc<Segment>>, LogError> {
     Ok(segments)
 }
 
-/// Reads the last segment and cuts what a crash tore off; gives the position where it ends.
+/// Reads the last segment and cuts what a crash tore off; gives the position where it ends, and its
+/// format version.
 fn open_newest(
     segment: &Segment,
     options: &LogOptions,
     replay: &mut Replay<'_>,
-) -> Result<u64, LogError> {
+) -> Result<(u64, u16), LogError> {
     let file_bytes = segment.file.len()?;
     let used_bytes = used_bytes(&*segment.file, file_bytes)?;
     if used_bytes < HEADER_BYTES as u64 {
         create_again(segment, used_bytes as usize, file_bytes, options)?;
-        return Ok(segment.base);
+        return Ok((segment.base, codec::FORMAT_VERSION));
     }
     let version = check_header(segment, &mut Reader::new(&*segment.file, used_bytes))?;
-    write_again(segment, last_write(segment, used_bytes)?, used_bytes)?;
+    write_again(segment, last_write(segment, version, used_bytes)?, used_bytes)?;
     write_header(&*segment.file, segment.base, version, &options.metrics)?;
     // Without flags, nothing tells a hole from damage.
     let holes = (version > 1).then_some(Holes);
@@ -132,16 +139,18 @@ fn open_newest(
         segment.file.sync()?;
         options.metrics.log_torn_tails.inc();
     }
-    end_position(segment, scanned)
+    Ok((end_position(segment, scanned)?, version))
 }
 
 /// Where the last write of a segment begins, or an earlier one where that cannot be told. Only it may
 /// not be durable, as a write begins once all before it is.
-fn last_write(segment: &Segment, used_bytes: u64) -> Result<u64, LogError> {
+fn last_write(segment: &Segment, version: u16, used_bytes: u64) -> Result<u64, LogError> {
     let mut reader = Reader::new(&*segment.file, used_bytes);
     let mut offset = HEADER_BYTES as u64;
     let mut last = offset;
-    while let Some(head) = reader.array::<HEAD_BYTES>(offset)? {
+    loop {
+        offset = codec::record_offset(offset, version);
+        let Some(head) = reader.array::<HEAD_BYTES>(offset)? else { break };
         let position = Position(end_position(segment, offset)?);
         let Ok(head) = codec::decode_head(&head, position) else { break };
         if head.begins_write {
@@ -220,9 +229,10 @@ fn scan(
     replay: &mut Replay<'_>,
 ) -> Result<u64, LogError> {
     let mut reader = Reader::new(&*segment.file, used_bytes);
-    check_header(segment, &mut reader)?;
-    let mut offset = HEADER_BYTES as u64;
+    let version = check_header(segment, &mut reader)?;
+    let mut end = HEADER_BYTES as u64;
     loop {
+        let offset = codec::record_offset(end, version);
         let position = Position(end_position(segment, offset)?);
         let (head, payload) = match record_at(&mut reader, offset, position)? {
             Ok(Some(record)) => record,
@@ -230,17 +240,17 @@ fn scan(
                 if planted::is(Bug::TornTailAccepted) {
                     replay_torn(&mut reader, offset, position, replay)?;
                 }
-                return Ok(offset);
+                return Ok(end);
             }
             Err(problem) => {
                 let is_hole =
                     holes.is_some() && torn::is_hole(&*segment.file, offset, used_bytes, position)?;
-                return if is_hole { Ok(offset) } else { Err(segment.damaged(offset, problem)) };
+                return if is_hole { Ok(end) } else { Err(segment.damaged(offset, problem)) };
             }
         };
         replay(ReplayedRecord { position, kind: head.kind, payload })
             .map_err(|problem| LogError::Replay { position, problem })?;
-        offset += head.record_bytes();
+        end = offset + head.record_bytes();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! **Positions.** A segment that begins at base `b` has its header first; the record at position `p`
 //! lies `p - b` bytes after it. The next segment's base is the position where the last one ends, so
-//! positions rise by exactly the bytes of records, and headers do not count.
+//! positions rise by exactly the bytes of records and of what lies between them, and headers do not count.
 //!
 //! **Removing** goes from the oldest segment on, one at a time, each made durable before the next:
 //! a crash in between never leaves a hole.
@@ -35,6 +35,8 @@ pub(super) struct Tail {
     pub end: u64,
     /// A segment that has records takes no more beyond this length, in bytes.
     pub segment_bytes: u64,
+    /// The format version of the last segment.
+    pub version: u16,
 }
 
 /// Where a record goes.
@@ -48,13 +50,17 @@ impl Tail {
     /// Takes the place for a record that is this long in all. A record never spans segments; one
     /// that is longer than a segment should be has a segment to itself.
     pub fn place(&mut self, record_bytes: u64) -> Placed {
-        let position = Position(self.end);
         let has_records = self.end > self.base;
-        let length = self.file_offset().saturating_add(record_bytes);
-        let begins_segment = has_records && length > self.segment_bytes;
+        let offset = codec::record_offset(self.file_offset(), self.version);
+        let begins_segment =
+            has_records && offset.saturating_add(record_bytes) > self.segment_bytes;
         if begins_segment {
             self.base = self.end;
+            self.version = codec::FORMAT_VERSION;
+        } else {
+            self.end = self.base + (offset - HEADER_BYTES as u64);
         }
+        let position = Position(self.end);
         self.end += record_bytes;
         Placed { position, begins_segment }
     }

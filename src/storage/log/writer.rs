@@ -109,14 +109,18 @@ impl Writer {
                 self.begin_segment(placed.position.0)?;
                 offset = self.tail.file_offset();
             }
+            let begins_write = self.buffer.is_empty();
+            // Zeros up to the next sector, where the head would not lie in one.
+            let gap = placed.position.0 - self.tail.end;
+            self.buffer.resize(self.buffer.len() + gap as usize, 0);
             let payload_offset = offset + (self.buffer.len() + codec::HEAD_BYTES) as u64;
             let flags = codec::Flags {
-                begins_write: self.buffer.is_empty(),
+                begins_write,
                 has_blank_sector: torn::has_blank_sector(&record.payload, payload_offset),
             };
             let (position, payload) = (placed.position, &record.payload);
             codec::encode_record(&mut self.buffer, position, record.kind, flags, payload);
-            self.tail.end = tail.end;
+            self.tail = tail;
             records = rest;
         }
         self.active.file.write_all_at(&self.buffer, offset)?;
@@ -130,6 +134,7 @@ impl Writer {
         self.shared.segments.push(segment.clone());
         self.active = segment;
         self.tail.base = base;
+        self.tail.version = codec::FORMAT_VERSION;
         self.synced_bytes = self.tail.file_offset();
         Ok(())
     }
