@@ -97,6 +97,13 @@ impl HybridClock {
         true
     }
 
+    /// The latest version that this node could have seen by now: what is stamped or observed later is
+    /// above it, as far as clocks agree.
+    pub fn now(&self) -> Version {
+        let wall_ms = self.runtime.wall_ms();
+        Version::new((wall_ms << 16).max(self.state.lock().last), NodeId(u16::MAX))
+    }
+
     /// The ceiling that should be stored now, in milliseconds, where less than half of the distance
     /// is left; [`HybridClock::raise_ceiling_ms`] once it is on stable storage.
     pub fn next_ceiling_ms(&self) -> Option<u64> {

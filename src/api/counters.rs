@@ -22,6 +22,7 @@ pub enum Operation {
     Cluster,
     Transfer,
     Members,
+    Repair,
     Node,
     Health,
     Ready,
@@ -47,6 +48,7 @@ impl Operation {
             Operation::Cluster => "cluster",
             Operation::Transfer => "transfer",
             Operation::Members => "members",
+            Operation::Repair => "repair",
             Operation::Node => "node",
             Operation::Health => "health",
             Operation::Ready => "ready",
@@ -70,6 +72,7 @@ impl Operation {
             | Operation::Watch
             | Operation::Explain
             | Operation::Cluster
+            | Operation::Repair
             | Operation::Node
             | Operation::Health
             | Operation::Ready
@@ -80,8 +83,10 @@ impl Operation {
 }
 
 /// The statuses that answers have; one that is missing here is counted all the same, more slowly.
-const STATUSES: [u16; 19] =
-    [200, 204, 206, 304, 400, 404, 405, 408, 409, 412, 413, 415, 416, 421, 422, 429, 501, 503, 504];
+const STATUSES: [u16; 20] = [
+    200, 202, 204, 206, 304, 400, 404, 405, 408, 409, 412, 413, 415, 416, 421, 422, 429, 501, 503,
+    504,
+];
 
 /// Counters that were used before, by operation and status.
 pub struct Counters {

@@ -43,6 +43,7 @@ mod cluster;
 mod conditions;
 mod counters;
 pub(crate) mod cursor;
+mod explain;
 mod failure;
 pub(crate) mod headers;
 mod kv;
@@ -53,6 +54,7 @@ mod node;
 mod problem;
 mod query;
 mod range;
+mod repair;
 mod server;
 mod shared;
 mod value;
@@ -171,13 +173,14 @@ fn others(shared: Arc<Shared>) -> Router {
         .route("/v1/batch", post(batch::answer))
         .route("/v1/txn", post(node::transaction))
         .route("/v1/watch", get(node::watch))
-        .route("/v1/explain/{*key}", get(node::explain))
+        .route("/v1/explain/{*key}", get(explain::answer))
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/cluster/members", get(cluster::members).post(members::add))
         .route("/v1/cluster/members/{id}", delete(members::remove))
         .route("/v1/cluster/members/{id}/promote", post(members::promote))
         .route("/v1/cluster/members/{id}/replace", post(members::replace))
         .route("/v1/cluster/leader", get(cluster::leader).post(leadership::transfer))
+        .route("/v1/cluster/repair", get(repair::status).post(repair::start))
         .route("/v1/cluster/mode", get(cluster::mode))
         .route("/v1/node", get(node::node))
         .route("/healthz", get(node::health))
@@ -198,7 +201,7 @@ async fn wrong_method(State(shared): State<Arc<Shared>>, request: Request) -> Re
     let call = shared.begin(Operation::Other);
     let allowed = match request.uri().path() {
         "/v1/batch" | "/v1/txn" => "POST",
-        "/v1/cluster/leader" | "/v1/cluster/members" => "GET, HEAD, POST",
+        "/v1/cluster/leader" | "/v1/cluster/members" | "/v1/cluster/repair" => "GET, HEAD, POST",
         path if path.starts_with("/v1/cluster/members/") => match path.matches('/').count() {
             4 => "DELETE",
             _ => "POST",

@@ -124,11 +124,6 @@ pub async fn watch(State(shared): State<Arc<Shared>>) -> Response {
     later(&shared, Operation::Watch, "watching keys")
 }
 
-/// `GET /v1/explain/{key}`.
-pub async fn explain(State(shared): State<Arc<Shared>>) -> Response {
-    later(&shared, Operation::Explain, "explaining a key")
-}
-
 fn later(shared: &Shared, operation: Operation, what: &str) -> Response {
     let call = shared.begin(operation);
     let mode = shared.api.settings.mode;

@@ -16,6 +16,9 @@ const COMMON: [&str; 6] = ["consistency", "max_staleness", "r", "w", "forward", 
 /// The parameters of a call that is passed on, but reads and writes no key.
 const PASSED_ON: [&str; 2] = ["forward", "timeout"];
 
+/// The parameters of explaining a key.
+const EXPLAIN: [&str; 3] = ["r", "w", "timeout"];
+
 /// What a data request's query asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
@@ -46,6 +49,11 @@ impl Parameters {
     /// Reads the query of a call that is passed on, but reads and writes no key.
     pub fn parse_passed_on(query: Option<&str>, longest: Duration) -> Result<Parameters, Invalid> {
         Parameters::parse_known(query, longest, &PASSED_ON, &[], |_, _| Ok(false))
+    }
+
+    /// Reads the query of a call that explains a key.
+    pub fn parse_explain(query: Option<&str>, longest: Duration) -> Result<Parameters, Invalid> {
+        Parameters::parse_known(query, longest, &EXPLAIN, &[], |_, _| Ok(false))
     }
 
     fn parse_known(

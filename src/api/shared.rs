@@ -53,7 +53,9 @@ impl Shared {
         let (r, w, n) = (settings.read_quorum, settings.write_quorum, settings.replicas);
         let usual = match settings.read_repair {
             ReadRepair::Blocking if r + w > n => EffectiveLevel::Quorum { r, w, n },
-            ReadRepair::Blocking | ReadRepair::Off => EffectiveLevel::Eventual { r, w, n },
+            ReadRepair::Blocking | ReadRepair::Background | ReadRepair::Off => {
+                EffectiveLevel::Eventual { r, w, n }
+            }
         };
         Shared {
             counters: Counters::new(api.metrics.clone()),

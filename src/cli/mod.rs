@@ -12,13 +12,16 @@ use crate::types::Mode;
 mod bench;
 mod check;
 mod client;
+mod cluster;
 mod compare;
 mod demo;
+mod explain;
 mod join;
 mod leadership;
 mod members;
 mod nemesis;
 mod real_files;
+mod repair;
 mod serve;
 mod settings;
 mod simulate;
@@ -76,9 +79,11 @@ enum Command {
     Delete(client::DeleteArgs),
     /// List keys in order
     List(client::ListArgs),
+    /// Show what each replica holds of a key, who is behind, and what reads would return
+    Explain(explain::ExplainArgs),
     /// Ask about the cluster
     #[command(subcommand)]
-    Cluster(client::ClusterCommand),
+    Cluster(cluster::ClusterCommand),
     /// Ask whether a node can serve; for health checks
     Health(client::HealthArgs),
     /// Look at the settings a node would run with
@@ -110,7 +115,8 @@ pub fn run() -> ExitCode {
         Command::Put(args) => client::put(&args),
         Command::Delete(args) => client::delete(&args),
         Command::List(args) => client::list(&args),
-        Command::Cluster(command) => client::cluster(&command),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Cluster(command) => cluster::cluster(&command),
         Command::Health(args) => client::health(&args),
         Command::Config(command) => settings::config(&command),
     };

@@ -17,14 +17,22 @@ use reqwest::Response;
 use serde::de::DeserializeOwned;
 
 mod answer;
+mod explain;
 mod leadership;
 mod members;
+mod repair;
 mod request;
 mod views;
 
 pub use answer::{AnswerInfo, ClientError, Problem};
 pub use request::{ListRequest, Options};
-pub use views::{ClusterView, LeaderView, ListItem, ListPage, MemberView, MembersView};
+pub use views::{
+    ClusterView, ExplainView, LeaderView, ListItem, ListPage, MemberView, MembersView,
+    PeerRepairView, ReadView, RepairView, ReplicaView,
+};
+
+/// Where keys are.
+const KEYS: &str = "/v1/kv/";
 
 /// How long to try to connect to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -110,7 +118,7 @@ impl Client {
 
     /// Reads a key.
     pub async fn get(&self, key: &str, options: &Options) -> Result<ReadAnswer, ClientError> {
-        let path = request::key_path(key)?;
+        let path = request::key_path(KEYS, key)?;
         let request = Sent::new(Method::GET, path, options)?;
         let (endpoint, response) = self.send(request).await?;
         let info = AnswerInfo::of(response.headers());
@@ -139,7 +147,7 @@ impl Client {
         content_type: Option<&str>,
         options: &Options,
     ) -> Result<WriteAnswer, ClientError> {
-        let mut request = Sent::new(Method::PUT, request::key_path(key)?, options)?;
+        let mut request = Sent::new(Method::PUT, request::key_path(KEYS, key)?, options)?;
         if let Some(content_type) = content_type {
             let value = request::header_value("Content-Type", content_type)?;
             request.headers.insert(header::CONTENT_TYPE, value);
@@ -150,7 +158,7 @@ impl Client {
 
     /// Deletes a key, whether or not it holds a value.
     pub async fn delete(&self, key: &str, options: &Options) -> Result<WriteAnswer, ClientError> {
-        self.write(Sent::new(Method::DELETE, request::key_path(key)?, options)?).await
+        self.write(Sent::new(Method::DELETE, request::key_path(KEYS, key)?, options)?).await
     }
 
     /// Lists a page of keys.
@@ -206,7 +214,7 @@ impl Client {
     ) -> Result<(T, AnswerInfo), ClientError> {
         let (endpoint, response) = self.send(request).await?;
         let status = response.status();
-        if status != StatusCode::OK {
+        if status != StatusCode::OK && status != StatusCode::ACCEPTED {
             return Err(failed(&endpoint, response).await);
         }
         let info = AnswerInfo::of(response.headers());

@@ -97,12 +97,12 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// The same, and the slash, which is as good plain as encoded.
 const PLAIN_AND_SLASH: &AsciiSet = &PLAIN.remove(b'/');
 
-/// Where a key is.
+/// Where a key is, under `before`.
 ///
 /// Paths with `.` or `..` between slashes would be rewritten before they are sent, as the rules for
 /// URLs have it, so such keys are sent with their slashes encoded. A key that is nothing but dots
 /// cannot be sent at all.
-pub(super) fn key_path(key: &str) -> Result<String, ClientError> {
+pub(super) fn key_path(before: &str, key: &str) -> Result<String, ClientError> {
     let is_dots = |segment: &str| segment == "." || segment == "..";
     if key.is_empty() {
         return Err(ClientError::BadRequest { problem: "the key is empty".to_owned() });
@@ -112,7 +112,7 @@ pub(super) fn key_path(key: &str) -> Result<String, ClientError> {
         return Err(ClientError::BadRequest { problem });
     }
     let plain = if key.split('/').any(is_dots) { PLAIN } else { PLAIN_AND_SLASH };
-    Ok(format!("/v1/kv/{}", utf8_percent_encode(key, plain)))
+    Ok(format!("{before}{}", utf8_percent_encode(key, plain)))
 }
 
 pub(super) fn with_query(path: &str, query: &[(&'static str, String)]) -> String {
@@ -154,13 +154,13 @@ mod tests {
 
     #[test]
     fn keys_become_paths_that_no_url_rule_rewrites() {
-        let path = |key| key_path(key).expect("a path");
+        let path = |key| key_path("/v1/kv/", key).expect("a path");
         assert_eq!(path("img/cat.png"), "/v1/kv/img/cat.png");
         assert_eq!(path("a b?#%+ü"), "/v1/kv/a%20b%3F%23%25%2B%C3%BC");
         assert_eq!(path("/a//b/"), "/v1/kv//a//b/");
         assert_eq!(path("a/../b"), "/v1/kv/a%2F..%2Fb");
         for key in ["", ".", ".."] {
-            assert!(key_path(key).is_err(), "{key}");
+            assert!(key_path("/v1/kv/", key).is_err(), "{key}");
         }
         for key in ["a/../b", "./a", "a/.", "a\\..\\b", "/a//b/", "%2e%2e", "a b?#"] {
             let sent = path(key);

@@ -52,6 +52,65 @@ pub struct ClusterView {
     pub members: Vec<MemberView>,
 }
 
+/// What each replica holds of a key, and what reads would return.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainView {
+    pub key: String,
+    pub partition: u8,
+    pub replicas: Vec<ReplicaView>,
+    pub reads: Vec<ReadView>,
+}
+
+/// What one replica holds of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    pub node: u16,
+    /// `None` where it holds nothing, or did not answer.
+    pub etag: Option<String>,
+    /// Whether a read of it finds nothing, for a delete or because it has expired.
+    pub tombstone: Option<bool>,
+    /// Bytes of the value.
+    pub size: Option<u64>,
+    pub expires_at_ms: Option<u64>,
+    /// Whether another replica holds something newer; `None` where it did not answer.
+    pub behind: Option<bool>,
+    /// By how much older its version is than the newest, in milliseconds of version time.
+    pub lag_ms: Option<u64>,
+    /// Entries of the log that it has still to apply; leader mode alone.
+    pub lag_entries: Option<u64>,
+    /// Why it is not known what it holds.
+    pub error: Option<String>,
+}
+
+/// What a read at a level would return.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadView {
+    pub consistency: String,
+    /// More than one where it depends on who answers first; `None` is *not found*.
+    pub may_return: Vec<Option<String>>,
+    pub error: Option<String>,
+}
+
+/// How far the repair of a node's replicas is, or what the last one came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairView {
+    pub node: u16,
+    pub running: bool,
+    pub peers: Vec<PeerRepairView>,
+}
+
+/// The part of a repair that concerns one other node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRepairView {
+    pub node: u16,
+    /// `waiting`, `running`, `done` or `failed`.
+    pub state: String,
+    pub differing_partitions: u64,
+    pub compared_partitions: u64,
+    pub repaired_records: u64,
+    pub error: Option<String>,
+}
+
 /// Who leads, as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaderView {

@@ -235,11 +235,12 @@ pub const KEYS: &[Key] = &[
     ),
     key!(
         "leaderless.read_repair",
-        "whether reads repair replicas before they answer: blocking or off",
+        "whether reads repair replicas before they answer, after it, or not: blocking, background or off",
         leaderless.read_repair = |t| match t {
             "blocking" => Ok(ReadRepair::Blocking),
+            "background" => Ok(ReadRepair::Background),
             "off" => Ok(ReadRepair::Off),
-            _ => Err("expected 'blocking' or 'off'".to_owned()),
+            _ => Err("expected 'blocking', 'background' or 'off'".to_owned()),
         },
         |repair: &ReadRepair| repair.as_str().to_owned()
     ),
@@ -248,6 +249,24 @@ pub const KEYS: &[Key] = &[
         "replica writes that may be finishing in the background",
         leaderless.max_stragglers = |t| number(t, 1, 1_000_000),
         show
+    ),
+    key!(
+        "leaderless.compare_interval_ms",
+        "milliseconds between two comparisons of the replicas of two nodes; 0: they are not compared",
+        leaderless.compare_interval = |t| millis(t, 0, 86_400_000),
+        ms
+    ),
+    key!(
+        "leaderless.hint_bytes",
+        "bytes of writes kept for replicas that are away; 0: none are",
+        leaderless.hint_bytes = |t| bytes(t, 0, 1024 * GIB),
+        size
+    ),
+    key!(
+        "leaderless.repair_bytes_per_s",
+        "bytes a second that hints and comparisons write to replicas that lack them",
+        leaderless.repair_bytes_per_s = |t| bytes(t, 1 << 20, 1024 * GIB),
+        size
     ),
     key!(
         "leaderless.max_clock_drift_ms",

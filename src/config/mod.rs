@@ -63,6 +63,8 @@ impl FromStr for Engine {
 pub enum ReadRepair {
     /// Before the read is answered: the default, and what makes quorum reads hold their promise.
     Blocking,
+    /// After the read is answered; the effective level of reads then says `eventual`.
+    Background,
     /// Never; the effective level of reads then says `eventual`.
     Off,
 }
@@ -72,6 +74,7 @@ impl ReadRepair {
     pub const fn as_str(self) -> &'static str {
         match self {
             ReadRepair::Blocking => "blocking",
+            ReadRepair::Background => "background",
             ReadRepair::Off => "off",
         }
     }
@@ -167,6 +170,12 @@ pub struct LeaderlessSettings {
     pub read_repair: ReadRepair,
     /// How many replica writes may be finishing in the background, a node.
     pub max_stragglers: usize,
+    /// How often the replicas of two nodes are compared; zero: never.
+    pub compare_interval: Duration,
+    /// How much is kept for replicas that are away; 0: nothing.
+    pub hint_bytes: u64,
+    /// How fast hints and comparisons write records to replicas that lack them.
+    pub repair_bytes_per_s: u64,
     /// How far versions may run ahead of the wall clock before fresh writes are refused.
     pub max_clock_drift: Duration,
 }
@@ -246,6 +255,12 @@ impl Settings {
                 write_quorum: majority,
                 read_repair: ReadRepair::Blocking,
                 max_stragglers: 16_384,
+                // Ten seconds: a comparison of replicas that are equal costs one message, so that it
+                // can be frequent; a replica that comes back does not wait for it.
+                compare_interval: Duration::from_secs(10),
+                // What a busy node writes in some minutes; who is away for longer is compared with.
+                hint_bytes: 256 << 20,
+                repair_bytes_per_s: 16 << 20,
                 max_clock_drift: Duration::from_millis(500),
             },
             storage: StorageSettings {

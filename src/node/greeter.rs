@@ -32,7 +32,9 @@ impl PeerHandler for NodeHandler {
             | Service::ReadIndex
             | Service::ReplicaWrite
             | Service::ReplicaRead
-            | Service::ReplicaList => self.replicator.handle(inbound),
+            | Service::ReplicaList
+            | Service::Inspect
+            | Service::Compare => self.replicator.handle(inbound),
         }
     }
 }

@@ -88,11 +88,15 @@ pub enum Service {
     ReplicaList = 9,
     /// A change of the members, passed on to the leader.
     ChangeMembers = 10,
+    /// What a node holds of a key, for explaining it.
+    Inspect = 11,
+    /// A comparison of replicas by their hash trees.
+    Compare = 12,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Service; 10] = [
+    pub const ALL: [Service; 12] = [
         Service::RaftAppend,
         Service::RaftVote,
         Service::RaftSnapshot,
@@ -103,6 +107,8 @@ impl Service {
         Service::ReplicaRead,
         Service::ReplicaList,
         Service::ChangeMembers,
+        Service::Inspect,
+        Service::Compare,
     ];
 
     /// The service with this number.
@@ -123,6 +129,8 @@ impl Service {
             Service::ReplicaRead => "replica_read",
             Service::ReplicaList => "replica_list",
             Service::ChangeMembers => "change_members",
+            Service::Inspect => "inspect",
+            Service::Compare => "compare",
         }
     }
 }

@@ -274,6 +274,14 @@ bugs! {
     LastArrivalWins "last-arrival-wins" [Leaderless] Simulator
         "Riak with last_write_wins=true, which overwrites without looking"
 
+    /// A comparison of replicas never looks at the second half of a hash tree.
+    ComparisonSkipsBranches "comparison-skips-branches" [Leaderless] Simulator
+        "a classic: off by one in a range that is only walked in the background, where nobody looks"
+
+    /// A hint is kept for a write that was refused, too: it shows up once the replicas are back.
+    RefusedWriteHinted "refused-write-hinted" [Leaderless] Simulator
+        "a classic: what helps an acknowledged write along must not help one that was refused"
+
     /// A client whose write lost to a newer one is not told.
     SupersededNotTold "superseded-not-told" [Leaderless] Simulator
         "Cassandra, whose last write wins in silence (Jepsen, 2013)"

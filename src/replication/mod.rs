@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use self::explain::Explanation;
+use self::repair::RepairStatus;
 use crate::error::{LeadershipError, MembershipError, ReadError, Refusal, WriteError};
 use crate::peer::Inbound;
 use crate::runtime::Instant;
@@ -17,9 +19,11 @@ use crate::types::{
 };
 
 mod build;
+pub mod explain;
 pub mod fold;
 pub mod leader;
 pub mod leaderless;
+pub mod repair;
 
 pub use build::{ReplicaRecovery, ReplicatorParts, build};
 
@@ -152,6 +156,13 @@ pub trait Replicator: Send + Sync + 'static {
         options: RequestOptions,
     ) -> BoxFuture<'_, Result<ListAnswer, ReadError>>;
 
+    /// What every replica holds of a key, and what reads would return now. Changes nothing.
+    fn explain(
+        &self,
+        key: Key,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<Explanation, ReadError>>;
+
     /// The cluster as this node sees it.
     fn status(&self) -> ClusterStatus;
 
@@ -176,6 +187,18 @@ pub trait Replicator: Send + Sync + 'static {
         let what = "changing the members".to_owned();
         let mode = self.status().mode;
         Box::pin(async move { Err(Refusal::NotImplemented { what, mode }.into()) })
+    }
+
+    /// Has this node's replicas compared with those of every other node, and each brought what it
+    /// lacks; begins, and does not wait. Only where there are replicas that may differ.
+    fn start_repair(&self) -> Result<RepairStatus, Refusal> {
+        let what = "repairing replicas (the log brings every node what it lacks)".to_owned();
+        Err(Refusal::NotImplemented { what, mode: self.status().mode })
+    }
+
+    /// How far that is, or what the last one came to.
+    fn repair_status(&self) -> Result<RepairStatus, Refusal> {
+        self.start_repair()
     }
 
     /// Whether this node can serve the mode's default level now, and if not, why.

@@ -38,6 +38,10 @@ const SETTLED_FOR: Duration = Duration::from_secs(1);
 /// Replicas must be equal without reads within this time, where no message was lost.
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
+/// Replicas that are compared must be equal within this time and three intervals: what was too new for
+/// one comparison is left to the next.
+const COMPARED_WITHIN: Duration = Duration::from_secs(20);
+
 /// How often a read at the end is tried again that was not answered.
 const READ_BACK_TRIES: usize = 50;
 
@@ -76,6 +80,9 @@ pub(super) async fn run(world: &mut World) {
     let shared = world.shared.clone();
     if shared.plan.mode == Mode::Leaderless && shared.plan.gentle {
         without_reads(world).await;
+    }
+    if !shared.plan.background.compare_interval.is_zero() {
+        by_themselves(world).await;
     }
     let serving = shared.runtime.spawn(serves(shared.clone(), nodes.clone(), keys.clone()));
     beside(world, serving).await;
@@ -147,6 +154,21 @@ async fn without_reads(world: &mut World) {
         }
         world.tick().await;
     }
+}
+
+/// Where replicas are compared, they must become equal without any read, whatever happened before.
+async fn by_themselves(world: &mut World) {
+    let shared = world.shared.clone();
+    let deadline =
+        shared.runtime.now() + COMPARED_WITHIN + 3 * shared.plan.background.compare_interval;
+    while let Some(difference) = difference(world) {
+        if shared.runtime.now() >= deadline {
+            let what = format!("{difference}, though they were compared");
+            return shared.broken("replicas-differ-for-good", what);
+        }
+        world.tick().await;
+    }
+    shared.happened("ending: replicas equal by comparison alone");
 }
 
 /// Reads every key and writes one through every node until each was served.

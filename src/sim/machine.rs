@@ -129,6 +129,8 @@ impl Machine {
         settings.leaderless.read_quorum = plan.replicas / 2 + 1;
         settings.leaderless.write_quorum = plan.replicas / 2 + 1;
         settings.leaderless.max_stragglers = plan.max_stragglers;
+        settings.leaderless.compare_interval = plan.background.compare_interval;
+        settings.leaderless.hint_bytes = plan.background.hint_bytes;
         settings.limits.max_requests_in_flight = plan.max_requests;
         Machine {
             settings,

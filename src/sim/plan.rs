@@ -277,6 +277,7 @@ pub(super) struct Plan {
     pub max_requests: usize,
     /// The node that leads for ever, in some worlds of leader mode.
     pub fixed_leader: Option<u16>,
+    pub background: Background,
     /// How much faster or slower than time each node's monotonic clock runs, in parts per million;
     /// none in most worlds. Nodes that join run at time's own rate.
     pub timer_rates_ppm: Vec<i64>,
@@ -330,9 +331,8 @@ impl Plan {
         let fixed_leader = fixed.then(|| between(1..u64::from(nodes) + 1) as u16);
         // Without the fixed leader's disk nobody ever leads again, and nothing is promised.
         faults.retain(|fault| *fault != Fault::FlippedBit || !fixed);
-        let members = mode == Mode::Leader && nodes > 1 && !gentle;
-        let changes = members && between(0..MEMBERS_ONE_IN) == 0;
-        let faults = with_members(faults, changes, seed, fixed);
+        let may_change = mode == Mode::Leader && nodes > 1 && !gentle;
+        let changes = may_change && between(0..MEMBERS_ONE_IN) == 0;
         Plan {
             mode,
             gentle,
@@ -345,7 +345,7 @@ impl Plan {
             load,
             pause,
             sticky_percent,
-            faults,
+            faults: with_members(faults, changes, seed, fixed),
             gap,
             lasting,
             sync,
@@ -355,6 +355,7 @@ impl Plan {
             max_stragglers,
             max_requests,
             fixed_leader,
+            background: Background::of(mode, seed, gentle),
             timer_rates_ppm: timer_rates(mode, seed, nodes),
         }
     }
@@ -373,6 +374,28 @@ impl Plan {
     /// The faults of one group.
     pub fn of_group(&self, group: Group) -> Vec<Fault> {
         self.faults.iter().copied().filter(|fault| fault.group() == group).collect()
+    }
+}
+
+/// What replicas of leaderless mode are brought without being asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Background {
+    /// How often replicas are compared; zero: never.
+    pub compare_interval: Duration,
+    /// How much is kept for replicas that are away; 0: nothing.
+    pub hint_bytes: u64,
+}
+
+impl Background {
+    /// Reads alone must do in one world of three, and writes in a gentle one.
+    fn of(mode: Mode, seed: u64, gentle: bool) -> Background {
+        let mut random = Seeded::derived(seed, "background", 0);
+        if mode == Mode::Leader || gentle || random.below(3) == 0 {
+            return Background::default();
+        }
+        let interval_ms = [1_000, 3_000, 10_000][random.below(3)];
+        let hint_bytes = [0, 2 << 10, 256 << 20][random.below(3)];
+        Background { compare_interval: Duration::from_millis(interval_ms), hint_bytes }
     }
 }
 

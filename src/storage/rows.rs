@@ -2,7 +2,7 @@
 //!
 //! One ordered map holds everything, so a batch can change user rows and the applied position
 //! together. The first byte of a row's key is its family: `d` user rows, `m` facts about the table
-//! itself, `s` forwarding sessions, `i` idempotency keys. User rows lie by partition and then key, in
+//! itself, `s` forwarding sessions, `i` idempotency keys, `h` hints. User rows lie by partition and then key, in
 //! both modes, so that a partition can be read, moved and compared as one range; reading them in key
 //! order merges all partitions, which costs a small scan of each.
 
@@ -13,12 +13,13 @@ use std::vec;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::table::{Table, TableError};
-use crate::types::{Key, PARTITIONS, Partition};
+use crate::types::{Key, NodeId, PARTITIONS, Partition};
 
 const DATA: u8 = b'd';
 const META: u8 = b'm';
 const SESSION: u8 = b's';
 const RETRY: u8 = b'i';
+const HINT: u8 = b'h';
 
 /// What a row of the family of idempotency keys is: the count of all, what is remembered of one, or
 /// its place in the order of expiry.
@@ -41,8 +42,14 @@ pub fn data_row(key: &Key) -> Bytes {
 /// The partition and the key of a user row; `None` for a row of another family, or where no node of
 /// ours wrote it.
 pub fn parse_data_row(row: &[u8]) -> Option<(Partition, Key)> {
+    let (partition, key) = split_data_row(row)?;
+    Some((partition, Key::from_stored(key).ok()?))
+}
+
+/// The partition and the bytes of the key of a user row; `None` for a row of another family.
+pub fn split_data_row(row: &[u8]) -> Option<(Partition, &[u8])> {
     match row {
-        [DATA, partition, key @ ..] => Some((Partition(*partition), Key::from_stored(key).ok()?)),
+        [DATA, partition, key @ ..] => Some((Partition(*partition), key)),
         _ => None,
     }
 }
@@ -111,6 +118,34 @@ pub fn partition_range(partition: Partition) -> (Bytes, Bytes) {
     let from = data_row_bytes(partition, b"");
     let to = successor(&from);
     (from, to)
+}
+
+/// The first row of a partition that may follow that of the key named `after`.
+pub fn row_after(partition: Partition, after: &str) -> Bytes {
+    data_row_bytes(partition, &[after.as_bytes(), &[0]].concat())
+}
+
+/// A hint for a replica: family `h`, node, key.
+pub fn hint_row(to: NodeId, key: &Key) -> Bytes {
+    [&[HINT], &to.0.to_be_bytes()[..], key.as_str().as_bytes()].concat().into()
+}
+
+/// Whom a hint is for, and its key; `None` for any other row.
+pub fn parse_hint_row(row: &[u8]) -> Option<(NodeId, Key)> {
+    let (to, key) = row.strip_prefix(&[HINT])?.split_first_chunk::<2>()?;
+    Some((NodeId(u16::from_be_bytes(*to)), Key::from_stored(key).ok()?))
+}
+
+/// All hints.
+pub fn hint_range() -> (Bytes, Bytes) {
+    family_range(HINT)
+}
+
+/// The hints for one replica.
+pub fn hint_range_of(to: NodeId) -> (Bytes, Bytes) {
+    let from: Bytes = [&[HINT], &to.0.to_be_bytes()[..]].concat().into();
+    let end = successor(&from);
+    (from, end)
 }
 
 /// All facts about the table itself.

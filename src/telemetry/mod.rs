@@ -92,6 +92,19 @@ pub struct Metrics {
     pub stragglers_failed: Counter,
     /// Two different records under one version: must stay 0.
     pub version_collisions: Counter,
+    /// Partitions whose rows were found to be other than what was written: must stay 0.
+    pub damaged_partitions: Counter,
+    /// Hints kept for replicas that could not be written to, and those for which there was no room.
+    pub hints_kept: Counter,
+    pub hints_dropped: Counter,
+    /// Hints that a replica took.
+    pub hints_sent: Counter,
+    /// Bytes of hints kept now.
+    pub hint_bytes: Gauge,
+    /// Comparisons of this node's replicas with those of another, finished.
+    pub comparisons: Counter,
+    /// Records that comparisons wrote to a replica that lacked them.
+    pub comparison_repairs: Counter,
     /// Versions from elsewhere that ran too far ahead to be taken in.
     pub clock_drift_ignored: Counter,
 }
@@ -154,6 +167,13 @@ impl Metrics {
             stragglers_finished: counter(r, "stragglers_finished", "Late replica writes done"),
             stragglers_failed: counter(r, "stragglers_failed", "Late replica writes given up"),
             version_collisions: counter(r, "version_collisions", "Two records, one version"),
+            damaged_partitions: counter(r, "damaged_partitions", "Partitions with damaged rows"),
+            hints_kept: counter(r, "hints_kept", "Hints kept for replicas that were away"),
+            hints_dropped: counter(r, "hints_dropped", "Hints for which there was no room"),
+            hints_sent: counter(r, "hints_sent", "Hints that a replica took"),
+            hint_bytes: Gauge::default(),
+            comparisons: counter(r, "comparisons", "Comparisons of replicas, finished"),
+            comparison_repairs: counter(r, "comparison_repairs", "Records that comparisons wrote"),
             clock_drift_ignored: counter(r, "clock_drift_ignored", "Versions too far ahead"),
             registry: Arc::new(Registry::default()),
         };
@@ -167,6 +187,8 @@ impl Metrics {
         registry.register("requests", "HTTP requests answered", self.requests.clone());
         let in_flight = self.requests_in_flight.clone();
         registry.register("requests_in_flight", "HTTP requests being served", in_flight);
+        let kept = self.hint_bytes.clone();
+        registry.register("hint_bytes", "Bytes of hints kept", kept);
         let batches = self.log_batch_records.clone();
         registry.register("log_batch_records", "Records that shared a sync", batches);
     }

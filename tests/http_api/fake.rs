@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use quorate::error::{ReadError, WriteError};
+use quorate::error::{ReadError, Refusal, WriteError};
 use quorate::peer::Inbound;
+use quorate::replication::explain::{self, Explanation, Holding, NextRead, ReplicaView};
 use quorate::replication::fold::{RowSource, Rows, fold};
+use quorate::replication::repair::RepairStatus;
 use quorate::replication::{
     ClusterStatus, Cost, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions,
     WriteAnswer,
 };
+use quorate::storage::encoding::encode;
 use quorate::storage::rows::Bound;
 use quorate::types::{ClusterId, EffectiveLevel, Epoch, Key, Mode, NodeId, Record, Version, Write};
 use tokio::sync::Semaphore;
@@ -28,6 +31,8 @@ pub struct Fake {
     pub fail_reads: Mutex<Option<ReadError>>,
     pub fail_writes: Mutex<Option<WriteError>>,
     pub not_ready: Mutex<Option<String>>,
+    /// How far a repair is, where there is such a thing.
+    pub repair: Mutex<Option<RepairStatus>>,
     pub superseded_by: Mutex<Option<Version>>,
     /// Whether requests wait for [`Fake::gate`].
     pub is_held: AtomicBool,
@@ -52,6 +57,7 @@ impl Fake {
             fail_reads: Mutex::default(),
             fail_writes: Mutex::default(),
             not_ready: Mutex::default(),
+            repair: Mutex::default(),
             superseded_by: Mutex::default(),
             is_held: AtomicBool::new(false),
             gate: Semaphore::new(0),
@@ -151,6 +157,30 @@ impl Replicator for Fake {
         .boxed()
     }
 
+    fn explain(
+        &self,
+        key: Key,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<Explanation, ReadError>> {
+        async move {
+            self.arrive(options).await;
+            let record = self.rows.lock().unwrap().get(&key).cloned();
+            let version = record.as_ref().map(|record| record.version);
+            let head = record.map(|record| explain::head(&encode(&record)).expect("a record"));
+            let holds = |node, head| ReplicaView {
+                node: NodeId(node),
+                holding: Ok(Holding { head, applied_index: Some(u64::from(20 - node)) }),
+            };
+            let down = ReplicaView { node: NodeId(3), holding: Err("it is down".to_owned()) };
+            let level = self.level.lock().unwrap().to_string();
+            let read = NextRead { level, may_return: vec![version, None], error: None };
+            let replicas = vec![holds(1, head), holds(2, None), down];
+            let now_ms = FIRST_WRITE_MS;
+            Ok(Explanation { partition: key.partition(), replicas, reads: vec![read], now_ms })
+        }
+        .boxed()
+    }
+
     fn status(&self) -> ClusterStatus {
         let member = |id: u16| Member {
             id: NodeId(id),
@@ -171,6 +201,12 @@ impl Replicator for Fake {
             removed: vec![NodeId(9)],
             applied_index: 17,
         }
+    }
+
+    fn start_repair(&self) -> Result<RepairStatus, Refusal> {
+        let status = self.repair.lock().unwrap().clone();
+        let (what, mode) = ("repairing".to_owned(), self.mode);
+        status.ok_or(Refusal::NotImplemented { what, mode })
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -7,11 +7,13 @@
 mod batch;
 mod client;
 mod errors;
+mod explain;
 mod fake;
 mod kv;
 mod limits;
 mod list;
 mod nonsense;
+mod repair;
 mod retries;
 mod sockets;
 mod status;

@@ -8,6 +8,7 @@
 
 mod catching_up;
 mod compare;
+mod equal_again;
 mod garbage;
 mod killed_in_turn;
 mod killed_together;

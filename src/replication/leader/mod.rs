@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
+use super::explain::Explanation;
 use super::{
     ClusterStatus, Cost, List, ListAnswer, ReadAnswer, Replicator, RequestOptions, WriteAnswer,
     fold,
@@ -35,6 +36,7 @@ use crate::telemetry::Metrics;
 use crate::types::{EffectiveLevel, Key, Level, MemberChange, Mode, NodeId, Record, Write};
 
 mod context;
+mod explain;
 mod flight;
 mod forward;
 mod freshness;
@@ -285,6 +287,14 @@ impl<G: Group> Replicator for Leader<G> {
         Box::pin(Leader::list(self, list, options))
     }
 
+    fn explain(
+        &self,
+        key: Key,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<Explanation, ReadError>> {
+        Box::pin(self.explain_key(key, options))
+    }
+
     fn status(&self) -> ClusterStatus {
         self.context.cluster_status()
     }
@@ -344,6 +354,7 @@ impl<G: Group> Replicator for Leader<G> {
     fn handle(&self, inbound: Inbound) {
         match inbound.service {
             Service::Forward => self.take_forwarded(inbound),
+            Service::Inspect => self.take_inspect(inbound),
             Service::ReadIndex => match decode(&inbound.body) {
                 Ok(ReadIndexRequest::Confirmed) => self.gate.take(inbound),
                 Ok(ReadIndexRequest::ByLease) => self.lease_gate.take(inbound),

@@ -10,11 +10,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::latency::Latency;
 use super::layout::STATIC_EPOCH;
 use crate::peer::{Lane, PeerError, Request, Service, SharedTransport};
 use crate::runtime::{Instant, Runtime};
@@ -35,9 +35,6 @@ const MAX_QUEUED_ITEMS: usize = 4_096;
 
 /// About how many bytes of requests may wait for one peer.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
-
-/// How much of the known latency a new measurement replaces: one part in this many.
-const LATENCY_SMOOTHING: u64 = 8;
 
 /// A request to one replica that can share a message with others.
 pub trait Batched: Send + Sized + 'static {
@@ -69,7 +66,7 @@ struct Inner<I> {
     runtime: Runtime,
     transport: SharedTransport,
     queue: Mutex<Queue<I>>,
-    latency_us: AtomicU64,
+    latency: Latency,
 }
 
 struct Queue<I> {
@@ -82,18 +79,13 @@ impl<I: Batched> Batcher<I> {
     /// An empty queue to `to`.
     pub fn new(to: NodeId, runtime: Runtime, transport: SharedTransport) -> Batcher<I> {
         let queue = Mutex::new(Queue { items: VecDeque::new(), bytes: 0, in_flight: 0 });
-        let latency_us = AtomicU64::new(0);
-        Batcher(Arc::new(Inner { to, runtime, transport, queue, latency_us }))
+        let latency = Latency::default();
+        Batcher(Arc::new(Inner { to, runtime, transport, queue, latency }))
     }
 
-    /// How long answers took of late, in microseconds; 0 where nothing is known.
-    pub fn latency_us(&self) -> u64 {
-        self.0.latency_us.load(Ordering::Relaxed)
-    }
-
-    /// Says that an answer has been awaited for `waited_us` in vain.
-    pub fn note_slow(&self, waited_us: u64) {
-        self.0.latency_us.fetch_max(waited_us, Ordering::Relaxed);
+    /// How long answers took of late.
+    pub fn latency(&self) -> &Latency {
+        &self.0.latency
     }
 
     /// Sends the request now, or with the next message.
@@ -212,12 +204,6 @@ impl<I: Batched> Batcher<I> {
 
     fn learn_latency(&self, started: Instant) {
         let elapsed = self.0.runtime.now().saturating_duration_since(started);
-        let sample = (elapsed.as_micros() as u64).max(1);
-        let known = self.latency_us();
-        let next = match known {
-            0 => sample,
-            _ => known - known / LATENCY_SMOOTHING + sample / LATENCY_SMOOTHING,
-        };
-        self.0.latency_us.store(next.max(1), Ordering::Relaxed);
+        self.0.latency.learn(elapsed.as_micros() as u64);
     }
 }

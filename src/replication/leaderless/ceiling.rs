@@ -101,6 +101,11 @@ impl Ceiling {
         }
     }
 
+    /// See [`HybridClock::now`].
+    pub fn now(&self) -> Version {
+        self.shared.clock.now()
+    }
+
     /// Takes in a version seen from elsewhere; false where it runs too far ahead.
     pub fn observe(&self, version: Version) -> bool {
         self.shared.clock.observe(version)

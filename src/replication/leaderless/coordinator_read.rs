@@ -31,13 +31,12 @@ use crate::types::{EffectiveLevel, Key, NodeId, Record};
 /// One quorum read in this many asks all replicas.
 const ASK_ALL_ONE_IN: u64 = 10;
 
-/// How long a read waits at least for the replicas it asked before it asks the others as well. Well
-/// above what a healthy replica takes, well below what a person notices.
+/// How long a read waits for the replicas that it asked, before it asks the others as well, where too
+/// little is known of them: well above what a healthy replica takes, well below what a person notices.
 pub(super) const HEDGE_DELAY: Duration = Duration::from_millis(20);
 
-/// How many times the latency known of the replicas asked a read waits: where all are slow because
-/// all are busy, asking more of them would only make them busier.
-const HEDGE_LATENCIES: u64 = 3;
+/// How long a read waits at least: what is quicker than that is not worth another message.
+const MIN_HEDGE_DELAY: Duration = Duration::from_millis(2);
 
 /// How long a read waits at most before it asks others: a replica that hangs shows as slow too.
 const MAX_HEDGE_DELAY: Duration = Duration::from_millis(200);
@@ -110,7 +109,7 @@ impl Core {
         let resolution = resolve(&round.held).map_err(|error| damaged(key, &error))?;
         let mut cost = Cost { messages: round.messages, acks: round.held.len() as u16 };
         cost.messages += self.settle(key, &resolution, quorums, deadline).await?;
-        if ask_all && !round.awaited.is_empty() && quorums.is_strong() {
+        if ask_all && !round.awaited.is_empty() && self.repairs() {
             let Round { gathering, held, .. } = round;
             self.check_late(key.clone(), gathering, held, quorums, deadline);
         }
@@ -118,11 +117,15 @@ impl Core {
         Ok(ReadAnswer { record, level: quorums.level(), cost })
     }
 
-    /// How long to wait for these replicas before others are asked as well.
+    /// How long to wait for these replicas before others are asked as well: what 95 of a hundred answers
+    /// of the slowest of them took of late, so that one read in twenty asks more. Where all are slow
+    /// because all are busy, it waits longer by itself.
     pub(super) fn hedge_delay(&self, asked: &[NodeId]) -> Duration {
-        let slowest_us = asked.iter().map(|node| self.peers.read_latency_us(*node)).max();
-        let known = Duration::from_micros(slowest_us.unwrap_or(0).saturating_mul(HEDGE_LATENCIES));
-        known.clamp(HEDGE_DELAY, MAX_HEDGE_DELAY)
+        let p95 = |node: &NodeId| {
+            self.peers.read_p95_us(*node).map_or(HEDGE_DELAY, Duration::from_micros)
+        };
+        let slowest = asked.iter().map(p95).max().unwrap_or(HEDGE_DELAY);
+        slowest.clamp(MIN_HEDGE_DELAY, MAX_HEDGE_DELAY)
     }
 
     /// Brings what is newest to a write quorum, and to every replica known to be behind; waits for

@@ -41,9 +41,13 @@ impl Core {
         }
         self.check_running()?;
         let replicas = self.layout.replicas_of(write.key.partition());
-        // A replica that is known to be away is not sent to; it is repaired by reads.
-        let up: Vec<NodeId> = replicas.iter().copied().filter(|node| self.is_up(*node)).collect();
+        // A replica that is known to be away is not sent to; a hint is kept for it.
+        let (up, mut missed): (Vec<NodeId>, Vec<NodeId>) =
+            replicas.iter().partition(|node| self.is_up(**node));
         if up.len() < usize::from(quorums.w) {
+            if planted::is(Bug::RefusedWriteHinted) {
+                self.hint_anyway(&missed, &write);
+            }
             return Err(too_few(quorums.w, up.len(), "the others are not connected").into());
         }
         self.check_stragglers()?;
@@ -55,7 +59,13 @@ impl Core {
         for node in &up {
             self.send_write(&key, &record, options.deadline, gathering.slot(*node));
         }
-        let answer = self.await_quorum(gathering, &up, quorums, version, options.deadline).await;
+        let await_quorum =
+            self.await_quorum(&gathering, &up, quorums, version, options.deadline, &mut missed);
+        let answer = await_quorum.await;
+        if answer.is_ok() {
+            self.keep_hints(&gathering, missed, key, record);
+        }
+        drop(gathering);
         match (again, &answer) {
             (Some(write), Err(WriteError::Unknown { .. }))
                 if self.runtime.now() < options.deadline =>
@@ -66,6 +76,34 @@ impl Core {
             }
             _ => answer,
         }
+    }
+
+    fn hint_anyway(&self, missed: &[NodeId], write: &Write) {
+        let record = encoding::encode(&write.change.clone().into_record(self.ceiling.now()));
+        missed.iter().for_each(|node| self.hints.note(*node, &write.key, &record));
+    }
+
+    /// Keeps hints for the replicas that have missed an acknowledged write, or will. One that was not
+    /// acknowledged is left as it is: a write that was refused must never show up.
+    fn keep_hints(
+        &self,
+        gathering: &Gathering<Taken>,
+        missed: Vec<NodeId>,
+        key: Key,
+        record: Bytes,
+    ) {
+        if self.settings.hint_bytes == 0 {
+            return;
+        }
+        let (hints, own) = (self.hints.clone(), self.node);
+        let note = move |node: NodeId| {
+            // Where the own replica fails, the node stops.
+            if node != own {
+                hints.note(node, &key, &record);
+            }
+        };
+        missed.into_iter().for_each(&note);
+        gathering.acknowledged(note);
     }
 
     /// Sends a record to one replica, which may be this node's own.
@@ -107,11 +145,12 @@ impl Core {
 
     async fn await_quorum(
         &self,
-        gathering: Gathering<Taken>,
+        gathering: &Gathering<Taken>,
         sent_to: &[NodeId],
         quorums: Quorums,
         version: Version,
         deadline: Instant,
+        missed: &mut Vec<NodeId>,
     ) -> Result<WriteAnswer, WriteError> {
         let mut tally = Tally::new(sent_to.len() as u16, quorums.w);
         let mut failures = Vec::new();
@@ -125,6 +164,7 @@ impl Core {
             for Arrival { node, result } in arrived {
                 messages += u32::from(node != self.node && result.is_ok());
                 tally.count(heard(&result));
+                missed.extend(result.is_err().then_some(node));
                 failures.extend(result.err().map(|error| error.to_string()));
             }
         }

@@ -35,7 +35,12 @@ struct State<T> {
     /// Wake the request at this many arrivals; failures wake it at once.
     wake_at: usize,
     abandoned: bool,
+    /// Told of the replicas that fail once the request was answered.
+    missed: Option<Missed>,
 }
+
+/// Called with a replica that has not got what it was sent.
+type Missed = Arc<dyn Fn(NodeId) + Send + Sync>;
 
 impl<T> State<T> {
     fn is_worth_waking(&self) -> bool {
@@ -57,7 +62,13 @@ pub struct Slot<T> {
 impl<T> Gathering<T> {
     /// Nothing asked yet. With `stragglers`, what is outstanding once nobody waits counts there.
     pub fn new(stragglers: Option<Arc<Stragglers>>) -> Gathering<T> {
-        let state = State { arrived: Vec::new(), outstanding: 0, wake_at: 1, abandoned: false };
+        let state = State {
+            arrived: Vec::new(),
+            outstanding: 0,
+            wake_at: 1,
+            abandoned: false,
+            missed: None,
+        };
         Gathering(Arc::new(Shared { state: Mutex::new(state), wake: Notify::new(), stragglers }))
     }
 
@@ -86,6 +97,16 @@ impl<T> Gathering<T> {
             }
             self.0.wake.notified().await;
         }
+    }
+
+    /// Says that the request was answered with success: `missed` is called for each replica that is
+    /// not known to have failed before, and fails, now or later.
+    pub fn acknowledged(&self, missed: impl Fn(NodeId) + Send + Sync + 'static) {
+        let missed: Missed = Arc::new(missed);
+        let mut state = self.0.state.lock();
+        let failed = state.arrived.iter().filter(|arrival| arrival.result.is_err());
+        failed.for_each(|arrival| missed(arrival.node));
+        state.missed = Some(missed);
     }
 
     /// Takes what has arrived, without waiting.
@@ -130,6 +151,8 @@ impl<T> Slot<T> {
         let Some(shared) = self.shared.take() else { return };
         let mut state = shared.state.lock();
         state.outstanding -= 1;
+        let missed = state.missed.clone().filter(|_| result.is_err());
+        missed.iter().for_each(|missed| missed(self.node));
         if state.abandoned {
             drop(state);
             if let Some(stragglers) = &shared.stragglers {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::messages::StoredWrite;
 use super::tally::Taken;
+use super::trees::ChangedRow;
 use crate::planted::{self, Bug};
 use crate::storage::encoding::{DecodeError, collide, compare, peek};
 use crate::storage::log::Position;
@@ -26,7 +27,14 @@ pub struct Merge<'a> {
     table: &'a dyn Table,
     metrics: &'a Metrics,
     /// The rows that change, as they will be.
-    changed: BTreeMap<Bytes, Bytes>,
+    changed: BTreeMap<Bytes, Changed>,
+}
+
+/// A row that changes.
+struct Changed {
+    /// What the table holds.
+    was: Option<Bytes>,
+    now: Bytes,
 }
 
 impl<'a> Merge<'a> {
@@ -39,11 +47,11 @@ impl<'a> Merge<'a> {
     pub fn take(&mut self, write: &StoredWrite) -> Result<Taken, TableError> {
         let row = rows::data_row(&write.key);
         let current = match self.changed.get(&row) {
-            Some(changed) => Some(changed.clone()),
+            Some(changed) => Some(changed.now.clone()),
             None => self.table.get(&row)?,
         };
         let Some(current) = current else {
-            self.changed.insert(row, write.record.clone());
+            self.change(row, None, write);
             return Ok(Taken::Newest);
         };
         let damaged = |error: DecodeError| damaged(write, &error);
@@ -55,11 +63,11 @@ impl<'a> Merge<'a> {
         }
         match order {
             _ if planted::is(Bug::LastArrivalWins) => {
-                self.changed.insert(row, write.record.clone());
+                self.change(row, Some(current), write);
                 Ok(Taken::Newest)
             }
             Ordering::Greater => {
-                self.changed.insert(row, write.record.clone());
+                self.change(row, Some(current), write);
                 Ok(Taken::Newest)
             }
             Ordering::Equal => Ok(Taken::Newest),
@@ -67,19 +75,29 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// `current` is what the row holds in the table, or by an earlier write of this merge.
+    fn change(&mut self, row: Bytes, current: Option<Bytes>, write: &StoredWrite) {
+        let now = write.record.clone();
+        self.changed
+            .entry(row)
+            .and_modify(|changed| changed.now = now.clone())
+            .or_insert(Changed { was: current, now });
+    }
+
     /// The changes, and with them the position of the last log record that they come from: both are
-    /// in the table after a crash, or neither.
-    pub fn into_batch(self, applied: Position) -> TableBatch {
+    /// in the table after a crash, or neither. Beside them each row that changes, for its hash tree.
+    pub fn into_batch(self, applied: Position) -> (TableBatch, Vec<ChangedRow>) {
         let mut batch = TableBatch::default();
-        for (row, record) in self.changed {
-            if planted::is(Bug::TombstoneNotStored) && peek(&record).is_ok_and(|head| head.1) {
-                batch.remove(row);
-                continue;
-            }
-            batch.put(row, record);
+        let mut rows = Vec::with_capacity(self.changed.len());
+        for (row, Changed { was, now }) in self.changed {
+            let forgotten =
+                planted::is(Bug::TombstoneNotStored) && peek(&now).is_ok_and(|head| head.1);
+            let now = (!forgotten).then_some(now);
+            batch.changes.push((row.clone(), now.clone()));
+            rows.push(ChangedRow { row, was, now });
         }
         batch.put(rows::meta_row(APPLIED), applied.0.to_be_bytes().to_vec());
-        batch
+        (batch, rows)
     }
 }
 

@@ -16,9 +16,11 @@
 //! **How it is laid out.** [`layout`] says which nodes hold a key. [`tally`], [`resolve`] and `pages`
 //! decide purely; the `coordinator_*` files act; [`replica`] is what a node does with the writes
 //! that it holds; `batcher` and `gather` carry requests there and answers back without a task a
-//! request. The control plane's Raft group runs beside all this; no read or write waits for it.
+//! request. `hints` keeps what a replica missed until it is back; `anti_entropy` compares replicas by
+//! their hash `trees` and brings each what it lacks. The control plane's Raft group runs beside all
+//! this; no read or write waits for it.
 //!
-//! **Deliberately absent, so far:** hints, background comparison of replicas, membership changes.
+//! **Deliberately absent, so far:** membership changes, collection of tombstones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 
+use super::explain::Explanation;
+use super::repair::RepairStatus;
 use super::{
     ClusterStatus, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions, WriteAnswer,
 };
@@ -37,38 +41,50 @@ use crate::consensus::{Consensus, ConsensusStatus};
 use crate::error::{ReadError, Refusal, StartError, WriteError};
 use crate::peer::{Inbound, SharedTransport};
 use crate::planted::{self, Bug};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, Task};
 use crate::storage::log::{CommitLog, LogUser, Position};
 use crate::storage::table::Table;
 use crate::telemetry::Metrics;
-use crate::types::{Key, Mode, NodeId, Version, Write};
+use crate::types::{Key, Mode, NodeId, Partition, Version, Write};
 
+mod anti_entropy;
 mod batcher;
 mod ceiling;
+mod compare;
 mod coordinator_list;
 mod coordinator_read;
 mod coordinator_write;
+mod explain;
 mod gather;
+mod hash_tree;
+mod hint_sender;
+mod hints;
+mod latency;
 pub mod layout;
 mod merge;
 mod messages;
 mod pages;
 mod peers;
 mod quorums;
+mod repair;
 mod replay;
 pub mod replica;
 pub mod resolve;
 mod serve;
 mod stragglers;
 pub mod tally;
+mod trees;
 
 pub use replay::{Recovered, ReplicaReplay};
 
 use ceiling::Ceiling;
+use hints::Hints;
 use layout::{Layout, STATIC_EPOCH};
 use peers::Peers;
+use repair::Repairs;
 use replica::Replica;
 use stragglers::Stragglers;
+use trees::Trees;
 
 /// Where a log begins that was never cut.
 const FIRST_POSITION: Position = Position(1);
@@ -119,6 +135,8 @@ pub struct Leaderless {
     all: Settings,
     control: Arc<dyn ControlPlane>,
     log: Arc<CommitLog>,
+    /// Hints and comparisons.
+    background: Vec<Task<()>>,
 }
 
 /// What coordinating and serving need, shared with what runs in the background.
@@ -130,6 +148,9 @@ struct Core {
     layout: Layout,
     table: Arc<dyn Table>,
     replica: Replica,
+    trees: Arc<Trees>,
+    hints: Arc<Hints>,
+    repairs: Repairs,
     ceiling: Ceiling,
     peers: Peers,
     transport: SharedTransport,
@@ -161,11 +182,26 @@ impl Leaderless {
         let stored_ms = recovered.ceiling_ms;
         let clock = HybridClock::below_ceiling(runtime.clone(), node, max_drift_ms, stored_ms);
         let max_stragglers = settings.leaderless.max_stragglers;
+        let layout = Layout::new(nodes.iter().copied(), settings.leaderless.replicas);
+        let held = Partition::all().filter(|partition| layout.holds(node, *partition));
+        let trees = Arc::new(Trees::new(held));
+        let limit_bytes = settings.leaderless.hint_bytes;
+        let hints = Hints::open(table.clone(), metrics.clone(), limit_bytes)
+            .map_err(|error| StartError::DataDirectory(error.to_string()))?;
         let others = nodes.iter().copied().filter(|id| *id != node);
         let core = Core {
             node,
-            layout: Layout::new(nodes.iter().copied(), settings.leaderless.replicas),
-            replica: Replica::start(&runtime, table.clone(), log.clone(), metrics.clone()),
+            layout,
+            replica: Replica::start(
+                &runtime,
+                table.clone(),
+                trees.clone(),
+                log.clone(),
+                metrics.clone(),
+            ),
+            trees,
+            hints: Arc::new(hints),
+            repairs: Repairs::default(),
             ceiling: Ceiling::new(runtime.clone(), log.clone(), clock, stored_ms),
             peers: Peers::new(&runtime, &options.transport, others),
             stragglers: Arc::new(Stragglers::new(max_stragglers, metrics.clone())),
@@ -179,7 +215,9 @@ impl Leaderless {
             table,
             metrics,
         };
-        Ok(Leaderless { core: Arc::new(core), all: settings, control: options.control, log })
+        let core = Arc::new(core);
+        let background = start_background(&core);
+        Ok(Leaderless { core, all: settings, control: options.control, log, background })
     }
 
     async fn checkpoint(&self) -> Result<(), String> {
@@ -208,6 +246,7 @@ impl Leaderless {
     async fn shutdown(&self) {
         let core = &self.core;
         core.stopping.store(true, Ordering::Release);
+        self.background.iter().for_each(Task::abort);
         let give_up_at = core.runtime.now() + DRAIN_TIMEOUT;
         while core.stragglers.count() > 0 && core.runtime.now() < give_up_at {
             core.runtime.sleep(DRAIN_POLL).await;
@@ -231,6 +270,12 @@ impl Leaderless {
             }
         };
         self.all.peers.iter().map(member).collect()
+    }
+}
+
+impl Drop for Leaderless {
+    fn drop(&mut self) {
+        self.background.iter().for_each(Task::abort);
     }
 }
 
@@ -259,6 +304,14 @@ impl Replicator for Leaderless {
         self.core.list(list, options).boxed()
     }
 
+    fn explain(
+        &self,
+        key: Key,
+        options: RequestOptions,
+    ) -> BoxFuture<'_, Result<Explanation, ReadError>> {
+        self.core.explain(key, options).boxed()
+    }
+
     fn status(&self) -> ClusterStatus {
         let group = self.control.status();
         ClusterStatus {
@@ -273,6 +326,16 @@ impl Replicator for Leaderless {
             removed: Vec::new(),
             applied_index: group.applied_index,
         }
+    }
+
+    fn start_repair(&self) -> Result<RepairStatus, Refusal> {
+        self.core.check_running()?;
+        let others = self.core.nodes.iter().copied().filter(|node| *node != self.core.node);
+        Ok(self.core.repairs.start(others))
+    }
+
+    fn repair_status(&self) -> Result<RepairStatus, Refusal> {
+        Ok(self.core.repairs.status())
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -294,6 +357,27 @@ impl Replicator for Leaderless {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Leaderless::shutdown(self).boxed()
     }
+}
+
+/// Starts what brings replicas what they lack.
+fn start_background(core: &Arc<Core>) -> Vec<Task<()>> {
+    let keeps = core.clone();
+    let sends = hint_sender::run(core.clone());
+    let mut tasks = vec![
+        core.runtime.spawn(async move {
+            let error = keeps.hints.keep().await;
+            keeps.replica.fail(error.to_string());
+        }),
+        core.runtime.spawn({
+            let core = core.clone();
+            async move {
+                let error = sends.await;
+                core.replica.fail(error.to_string());
+            }
+        }),
+    ];
+    tasks.push(core.runtime.spawn(anti_entropy::run(core.clone())));
+    tasks
 }
 
 /// Refuses a table that lacks writes which were cut from the log: it is another, or an older copy.
@@ -347,8 +431,9 @@ impl Core {
         node == self.node || self.peers.is_connected(node)
     }
 
+    /// Whether reads repair what they find, before or after they are answered.
     fn repairs(&self) -> bool {
-        self.settings.read_repair == ReadRepair::Blocking
+        self.settings.read_repair != ReadRepair::Off
     }
 
     /// Takes in a version seen at a replica, so that this node's next ones are above it.

@@ -139,19 +139,26 @@ impl Peers {
     /// How soon a peer is likely to answer a read: lower is sooner. Peers never asked come first,
     /// so that all become known.
     pub fn read_rank(&self, node: NodeId) -> (bool, u64) {
-        let latency_us = self.peers.get(&node).map_or(u64::MAX, |peer| peer.reads.latency_us());
+        let latency_us =
+            self.peers.get(&node).map_or(u64::MAX, |peer| peer.reads.latency().average_us());
         (!self.is_connected(node), latency_us)
     }
 
-    /// How long a peer's last reads took; 0 where none is known.
-    pub fn read_latency_us(&self, node: NodeId) -> u64 {
-        self.peers.get(&node).map_or(0, |peer| peer.reads.latency_us())
+    /// What 95 of a hundred of a peer's reads took at most of late, in microseconds; `None` where
+    /// too few are known.
+    pub fn read_p95_us(&self, node: NodeId) -> Option<u64> {
+        self.peers.get(&node)?.reads.latency().p95_us()
+    }
+
+    #[cfg(test)]
+    pub fn learn_read(&self, node: NodeId, took_us: u64) {
+        self.peers[&node].reads.latency().learn(took_us);
     }
 
     /// Says that a peer kept a read waiting for `waited_us` in vain.
     pub fn note_slow(&self, node: NodeId, waited_us: u64) {
         if let Some(peer) = self.peers.get(&node) {
-            peer.reads.note_slow(waited_us);
+            peer.reads.latency().note_slow(waited_us);
         }
     }
 }

@@ -88,7 +88,7 @@ impl ReplicaReplay {
             merge.take(&write)?;
         }
         self.waiting_bytes = 0;
-        self.table.apply(merge.into_batch(last))?;
+        self.table.apply(merge.into_batch(last).0)?;
         self.applied = Some(last);
         Ok(())
     }

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -18,17 +19,22 @@ use tokio::sync::Notify;
 use super::merge::Merge;
 use super::messages::{StoredWrite, encode_writes};
 use super::tally::Taken;
+use super::trees::{Built, Trees};
 use crate::planted::{self, Bug};
 use crate::runtime::{Runtime, Task, watch};
 use crate::storage::log::{CommitLog, Kind, LogError, NewRecord, Position};
 use crate::storage::rows;
 use crate::storage::table::{Table, TableError, on_a_task};
 use crate::telemetry::Metrics;
-use crate::types::Key;
+use crate::types::{Key, Partition};
 
 /// Bytes of writes that may wait for the log and the table; more are refused. As much as a peer's
 /// lane queues.
 const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// How often a page of rows is read while hash trees are built: some 250,000 rows a second at most,
+/// for a tenth of one processor's time.
+const PAGE_PAUSE: Duration = Duration::from_millis(2);
 
 /// About how many bytes of writes are merged in one step.
 const MAX_APPLY_BYTES: usize = 8 << 20;
@@ -55,6 +61,7 @@ pub struct Replica {
 
 struct Shared {
     table: Arc<dyn Table>,
+    trees: Arc<Trees>,
     log: Arc<CommitLog>,
     metrics: Metrics,
     queue: Mutex<Queue>,
@@ -64,6 +71,8 @@ struct Shared {
     /// Tells those who wait for that.
     failing: watch::Sender<bool>,
     idle: Notify,
+    /// Called when a hash tree is to be built.
+    trees_wanted: Notify,
 }
 
 /// Submissions in log order, from those being written to those being merged.
@@ -109,11 +118,14 @@ impl Replica {
     pub fn start(
         runtime: &Runtime,
         table: Arc<dyn Table>,
+        trees: Arc<Trees>,
         log: Arc<CommitLog>,
         metrics: Metrics,
     ) -> Replica {
         let shared = Arc::new(Shared {
             table,
+            trees,
+
             log,
             metrics,
             queue: Mutex::default(),
@@ -121,8 +133,9 @@ impl Replica {
             failed: OnceLock::new(),
             failing: watch::Sender::new(false),
             idle: Notify::new(),
+            trees_wanted: Notify::new(),
         });
-        let applier = runtime.spawn(apply_in_log_order(shared.clone()));
+        let applier = runtime.spawn(apply_in_log_order(shared.clone(), runtime.clone()));
         Replica { shared, applier }
     }
 
@@ -167,6 +180,12 @@ impl Replica {
         queue.waiting.push_back(Submission { position, writes, bytes, done });
     }
 
+    /// Builds the hash tree of a partition from its rows, anew where there is one.
+    pub fn rebuild_tree(&self, partition: Partition) {
+        self.shared.trees.rebuild(partition);
+        self.shared.trees_wanted.notify_one();
+    }
+
     /// Where the log may be cut once a checkpoint that begins after this call is done: every write
     /// before it is merged.
     pub fn merged_up_to(&self) -> Position {
@@ -183,6 +202,11 @@ impl Replica {
             None if self.applier.is_finished() => Some("the replica has stopped".to_owned()),
             None => None,
         }
+    }
+
+    /// Takes nothing more, since the storage has failed.
+    pub fn fail(&self, reason: String) {
+        self.shared.fail(reason);
     }
 
     /// Waits until the replica takes nothing more because it failed, and says why.
@@ -230,13 +254,22 @@ impl Drop for FailOnPanic {
     }
 }
 
-/// The one applier: merges what is durable, as much as there is at once, and answers.
-async fn apply_in_log_order(shared: Arc<Shared>) {
+/// The one applier: merges what is durable, as much as there is at once, and answers. Between two
+/// steps it reads a page of rows for a hash tree that is to be built, one every [`PAGE_PAUSE`].
+async fn apply_in_log_order(shared: Arc<Shared>, runtime: Runtime) {
     let _watched = FailOnPanic(shared.clone());
     let log = shared.log.clone();
     let log_failed = log.failed();
     tokio::pin!(log_failed);
+    let mut page_at = runtime.now();
     loop {
+        let builds = shared.trees.is_building();
+        if builds && runtime.now() >= page_at {
+            if let Err(error) = on_a_task(&*shared.table, || shared.build_page()) {
+                return shared.fail(error.to_string());
+            }
+            page_at = runtime.now() + PAGE_PAUSE;
+        }
         let step = shared.take_written();
         if !step.durable.is_empty() || !step.failed.is_empty() {
             if let Err(error) = on_a_task(&*shared.table, || shared.merge(step)) {
@@ -251,6 +284,8 @@ async fn apply_in_log_order(shared: Arc<Shared>) {
             biased;
             () = shared.written.changed.notified() => {}
             error = &mut log_failed => return shared.fail(error.to_string()),
+            () = shared.trees_wanted.notified(), if !builds => {}
+            () = runtime.sleep_until(page_at), if builds => {}
         }
     }
 }
@@ -276,6 +311,17 @@ impl Shared {
         step
     }
 
+    fn build_page(&self) -> Result<(), TableError> {
+        if let Some(Built::Differs(partition)) = self.trees.build_page(&*self.table)? {
+            self.metrics.damaged_partitions.inc();
+            tracing::error!(
+                partition = partition.0,
+                "rows of this partition are not what was written to them"
+            );
+        }
+        Ok(())
+    }
+
     fn merge(&self, step: Step) -> Result<(), TableError> {
         for (submission, error) in step.failed {
             (submission.done)(Err(ReplicaError::Unknown(error.to_string())));
@@ -294,7 +340,9 @@ impl Shared {
                 submission.writes.iter().map(|write| merge.take(write)).collect();
             answers.push((submission.done, taken?));
         }
-        self.table.apply(merge.into_batch(applied))?;
+        let (batch, changed) = merge.into_batch(applied);
+        self.table.apply(batch)?;
+        self.trees.note(&changed)?;
         self.queue.lock().merging = None;
         for (done, taken) in answers {
             done(Ok(taken));

@@ -21,7 +21,7 @@ use crate::types::Key;
 const MAX_READ_REPLY_BYTES: usize = 4 << 20;
 
 /// Pages of rows read for peers at once, at most: each holds some MiB.
-const MAX_PAGES_SERVED: usize = 32;
+pub(super) const MAX_PAGES_SERVED: usize = 32;
 
 impl Core {
     /// Takes a peer's request.
@@ -41,6 +41,8 @@ impl Core {
             Service::ReplicaWrite => self.serve_writes(inbound),
             Service::ReplicaRead => self.serve_reads(inbound),
             Service::ReplicaList => self.serve_page(inbound),
+            Service::Inspect => self.serve_inspect(inbound),
+            Service::Compare => self.serve_compare(inbound),
             other => {
                 let reason = format!("{} is no service of a replica", other.as_str());
                 inbound.reply.refuse(reason);
@@ -133,7 +135,7 @@ impl Core {
     }
 
     /// Why this node does not serve these keys; `None` where it does.
-    fn refusal<'a>(&self, mut keys: impl Iterator<Item = &'a Key>) -> Option<String> {
+    pub(super) fn refusal<'a>(&self, mut keys: impl Iterator<Item = &'a Key>) -> Option<String> {
         let stray = keys.find(|key| !self.layout.holds(self.node, key.partition()))?;
         let partition = stray.partition().0;
         Some(format!("node {} does not hold partition {partition}", self.node))

@@ -24,9 +24,13 @@ use crate::types::{
     Change, ClusterId, Condition, Content, EffectiveLevel, Incarnation, Level, Partition, Record,
 };
 
+mod anti_entropy;
+mod explain;
+mod hints;
 mod lists;
 mod never_back;
 mod reads;
+mod repairs;
 mod replicas;
 mod writes;
 
@@ -131,6 +135,9 @@ impl Cluster {
         runtime.set_wall_skew_ms(self.skews_ms.get(&node).copied().unwrap_or(0));
         let peers = self.disks.keys().map(|node| (*node, format!("node-{node}"))).collect();
         let mut settings = Settings::defaults(node, Mode::Leaderless, peers);
+        // Nothing happens by itself, unless a test asks for it.
+        settings.leaderless.hint_bytes = 0;
+        settings.leaderless.compare_interval = Duration::ZERO;
         (self.settings)(&mut settings);
         let metrics = Metrics::new();
         let own = Hello {

@@ -243,16 +243,41 @@ fn status_tells_of_members_and_the_control_plane() {
 }
 
 #[test]
-fn a_hedge_waits_longer_where_all_that_were_asked_are_known_to_be_slow() {
+fn a_hedge_waits_for_what_the_slowest_that_was_asked_usually_takes() {
     in_a_paused_world(async {
         let cluster = Cluster::start(3, 41).await;
         let core = &cluster.node(1).leaderless.core;
         let asked = [NodeId(2), NodeId(3)];
-        assert_eq!(core.hedge_delay(&asked), coordinator_read::HEDGE_DELAY);
-        core.peers.note_slow(NodeId(3), 30_000);
-        assert_eq!(core.hedge_delay(&asked), Duration::from_millis(90));
-        assert_eq!(core.hedge_delay(&asked[..1]), coordinator_read::HEDGE_DELAY);
-        core.peers.note_slow(NodeId(3), 5_000_000);
-        assert_eq!(core.hedge_delay(&asked), Duration::from_millis(200));
+        assert_eq!(core.hedge_delay(&asked), coordinator_read::HEDGE_DELAY, "nothing is known");
+        let learn = |node, took_us| {
+            (0..20_000).for_each(|_| core.peers.learn_read(NodeId(node), took_us));
+        };
+        learn(2, 5_000);
+        learn(3, 90_000);
+        let waits = |asked: &[NodeId]| core.hedge_delay(asked).as_millis();
+        assert!((90..=113).contains(&waits(&asked)));
+        assert!((5..=6).contains(&waits(&asked[..1])));
+        learn(2, 10);
+        learn(3, 5_000_000);
+        assert_eq!((waits(&asked[..1]), waits(&asked)), (2, 200));
+    });
+}
+
+#[test]
+fn repair_in_the_background_answers_first_and_repairs_all_the_same() {
+    in_a_paused_world(async {
+        let cluster =
+            Cluster::start_with(3, 3, |s| s.leaderless.read_repair = ReadRepair::Background).await;
+        put_on_one_alone(&cluster, "a", "new").await;
+        let read = cluster.try_get(1, "a").await.expect("a read");
+        assert_eq!(shown(read.record), Some("new".to_owned()));
+        assert_eq!(read.level, EffectiveLevel::Eventual { r: 2, w: 2, n: 3 });
+        for _ in 0..50 {
+            cluster.try_get(1, "a").await.expect("a read");
+            cluster.sleep_ms(20).await;
+        }
+        for id in 1..=3 {
+            assert_eq!(shown(cluster.held(id, "a")), Some("new".to_owned()), "node {id}");
+        }
     });
 }

@@ -30,7 +30,8 @@ fn alone(disk: &SimDisk) -> Alone {
     let runtime = Runtime::simulated(1, WALL_MS);
     let metrics = Metrics::new();
     let (table, log, recovered) = open(disk, &runtime, &metrics);
-    let replica = Replica::start(&runtime, table.clone(), log.clone(), metrics.clone());
+    let trees = Arc::new(Trees::new([]));
+    let replica = Replica::start(&runtime, table.clone(), trees, log.clone(), metrics.clone());
     Alone { runtime, table, log, replica, recovered, metrics }
 }
 
@@ -159,7 +160,7 @@ fn the_applied_position_changes_in_the_same_batch_as_the_rows() {
         let mut merge = merge::Merge::new(&*alone.table, &alone.metrics);
         let write = StoredWrite { key: key("a"), record: record(1, "one") };
         merge.take(&write).expect("a table");
-        let batch = merge.into_batch(crate::storage::log::Position(77));
+        let (batch, _) = merge.into_batch(crate::storage::log::Position(77));
         let rows: Vec<Bytes> = batch.changes.iter().map(|(row, _)| row.clone()).collect();
         assert_eq!(rows, [rows::data_row(&key("a")), rows::meta_row("replica-applied")]);
     });
@@ -264,7 +265,7 @@ fn a_table_that_is_ahead_of_its_log_refuses_to_start() {
         let (table, log, _) = open(&disk, &runtime, &metrics);
         let ahead = crate::storage::log::Position(log.end().0 + 1_000_000);
         table
-            .apply(merge::Merge::new(&*table, &metrics).into_batch(ahead))
+            .apply(merge::Merge::new(&*table, &metrics).into_batch(ahead).0)
             .expect("a table that takes rows");
         let replay = ReplicaReplay::new(table.clone(), metrics.clone()).expect("a table");
         let recovered = replay.finish().expect("nothing to merge");

@@ -1,0 +1,270 @@
+//! Comparing replicas: the questions, and what a replica answers.
+//!
+//! A comparison goes from the roots of all partitions that two nodes share down to the entries of the
+//! leaves that differ, and asks at each step only about what differed in the one before. Each message
+//! holds many of the same kind, so that their number follows what differs, not what there is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::Core;
+use super::hash_tree::{FAN_OUT, HashTree, LEAVES, leaf_of};
+use super::serve::MAX_PAGES_SERVED;
+use crate::peer::Inbound;
+use crate::storage::encoding;
+use crate::storage::rows;
+use crate::storage::table::on_a_task;
+use crate::types::{Key, Partition, Version};
+
+/// Rows looked at for one answer about entries: some milliseconds of reading.
+const MAX_ROWS_SCANNED: usize = 4_096;
+
+/// Partitions, branches or keys that one question names at most.
+pub const MAX_NAMED: usize = 512;
+
+/// What a node asks a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// The sum of each of these partitions.
+    Roots(Vec<u8>),
+    /// The sums of the branches of each of these partitions.
+    Branches(Vec<u8>),
+    /// The sums of the leaves under each of these branches of partitions.
+    Leaves(Vec<(u8, u8)>),
+    /// The keys of some leaves of a partition, from the first above `after`.
+    Entries { partition: u8, leaves: BTreeSet<u16>, after: Option<String> },
+    /// What is held of each of these keys.
+    Held(Vec<String>),
+}
+
+/// What a replica holds of a key: its version and its digest.
+pub type Held = (Version, u64);
+
+/// What it answers, in the order of the question; `None` for a tree that is not built yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    Roots(Vec<Option<u64>>),
+    Branches(Vec<Option<Vec<u64>>>),
+    Leaves(Vec<Option<Vec<u64>>>),
+    Entries(Entries),
+    Held(Vec<Option<Held>>),
+}
+
+/// A page of entries, in the order of their keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entries {
+    pub held: Vec<(String, Held)>,
+    /// Up to which key this page goes, where others may follow; `None` where it goes to the end.
+    pub up_to: Option<String>,
+}
+
+/// The bytes of a question or an answer.
+pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, String> {
+    postcard::to_allocvec(message).map(Bytes::from).map_err(|error| error.to_string())
+}
+
+/// Reads [`encode`] back.
+pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
+    postcard::from_bytes(body).map_err(|error| format!("no message of a comparison: {error}"))
+}
+
+impl Question {
+    /// Checks that the answer has the shape that was asked for, and bounds to rely on.
+    pub fn check(&self, told: &Told) -> Result<(), String> {
+        let sums = |lists: &[Option<Vec<u64>>]| lists.iter().flatten().all(|l| l.len() == FAN_OUT);
+        let fits = match (self, told) {
+            (Question::Roots(asked), Told::Roots(told)) => asked.len() == told.len(),
+            (Question::Branches(asked), Told::Branches(told)) => {
+                asked.len() == told.len() && sums(told)
+            }
+            (Question::Leaves(asked), Told::Leaves(told)) => {
+                asked.len() == told.len() && sums(told)
+            }
+            (Question::Entries { after, .. }, Told::Entries(Entries { held, up_to })) => {
+                let rising = held.is_sorted_by(|(one, _), (next, _)| one < next);
+                let above = |key: &String| after.as_ref().is_none_or(|after| key > after);
+                let within = |key: &String| up_to.as_ref().is_none_or(|up_to| key <= up_to);
+                rising && held.iter().all(|(key, _)| above(key) && within(key))
+                    // Else the next page would begin where this one did.
+                    && up_to.as_ref().is_none_or(above)
+            }
+            (Question::Held(asked), Told::Held(told)) => asked.len() == told.len(),
+            _ => false,
+        };
+        if fits { Ok(()) } else { Err("an answer that does not fit the question".to_owned()) }
+    }
+
+    fn is_bounded(&self) -> bool {
+        match self {
+            Question::Roots(named) | Question::Branches(named) => named.len() <= MAX_NAMED,
+            Question::Leaves(named) => named.len() <= MAX_NAMED,
+            Question::Entries { leaves, .. } => leaves.len() <= LEAVES,
+            Question::Held(named) => named.len() <= MAX_NAMED,
+        }
+    }
+}
+
+impl Core {
+    /// Answers a peer's question, on a task of its own: rows may have to be read.
+    pub(super) fn serve_compare(self: &Arc<Core>, inbound: Inbound) {
+        let Inbound { body, reply, .. } = inbound;
+        let question: Question = match decode(&body) {
+            Ok(question) => question,
+            Err(problem) => return reply.refuse(problem),
+        };
+        if !question.is_bounded() {
+            return reply.refuse(format!("a question names {MAX_NAMED} things at most"));
+        }
+        if self.pages_served.fetch_add(1, Ordering::Relaxed) >= MAX_PAGES_SERVED {
+            self.pages_served.fetch_sub(1, Ordering::Relaxed);
+            return reply.refuse("it reads as many pages as it may");
+        }
+        let core = self.clone();
+        self.runtime.spawn(async move {
+            match core.tell(&question).and_then(|told| encode(&told)) {
+                Ok(body) => reply.send(body),
+                Err(problem) => reply.refuse(problem),
+            }
+            core.pages_served.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// What this node's replica answers.
+    pub(super) fn tell(&self, question: &Question) -> Result<Told, String> {
+        let tree = |partition: &u8| Partition(*partition);
+        match question {
+            Question::Roots(partitions) => {
+                let root = |partition| self.trees.with(tree(partition), HashTree::root);
+                Ok(Told::Roots(partitions.iter().map(root).collect()))
+            }
+            Question::Branches(partitions) => {
+                let sums = |partition| self.trees.with(tree(partition), |t| t.branches().to_vec());
+                Ok(Told::Branches(partitions.iter().map(sums).collect()))
+            }
+            Question::Leaves(branches) => {
+                let sums = |(partition, branch): &(u8, u8)| {
+                    let leaves = |t: &HashTree| t.leaves_under(usize::from(*branch)).to_vec();
+                    self.trees.with(tree(partition), leaves)
+                };
+                Ok(Told::Leaves(branches.iter().map(sums).collect()))
+            }
+            Question::Entries { partition, leaves, after } => self
+                .entries(Partition(*partition), leaves, after.as_deref(), MAX_ROWS_SCANNED)
+                .map(Told::Entries),
+            Question::Held(keys) => {
+                let held = |text: &String| {
+                    let key = Key::new(text, usize::MAX).map_err(|error| error.to_string())?;
+                    self.held(&key)
+                };
+                Ok(Told::Held(keys.iter().map(held).collect::<Result<_, String>>()?))
+            }
+        }
+    }
+
+    /// What the own replica holds of a key.
+    pub(super) fn held(&self, key: &Key) -> Result<Option<Held>, String> {
+        let row = self.replica.read(key).map_err(|error| error.to_string())?;
+        row.as_deref().map(held_by).transpose()
+    }
+
+    /// The entries of some leaves of a partition, of up to `max_rows` rows above `after`.
+    pub(super) fn entries(
+        &self,
+        partition: Partition,
+        leaves: &BTreeSet<u16>,
+        after: Option<&str>,
+        max_rows: usize,
+    ) -> Result<Entries, String> {
+        let (start, to) = rows::partition_range(partition);
+        let from = after.map_or(start.clone(), |after| rows::row_after(partition, after));
+        let table = &*self.table;
+        let page = on_a_task(table, || table.scan(&from, &to, max_rows));
+        let page = page.map_err(|error| error.to_string())?;
+        let mut entries = Entries::default();
+        let is_whole = page.len() < max_rows;
+        for (row, record) in &page {
+            let Some((_, key)) = rows::parse_data_row(row) else {
+                return Err(format!("a row of partition {} is damaged", partition.0));
+            };
+            if leaves.contains(&(leaf_of(&key) as u16)) {
+                entries.held.push((key.as_str().to_owned(), held_by(record)?));
+            }
+            if !is_whole {
+                entries.up_to = Some(key.as_str().to_owned());
+            }
+        }
+        Ok(entries)
+    }
+}
+
+fn held_by(record: &[u8]) -> Result<Held, String> {
+    let (version, _) = encoding::peek(record).map_err(|error| error.to_string())?;
+    Ok((version, encoding::digest(record)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::NodeId;
+    use proptest::prelude::*;
+
+    fn held(time: u64) -> Held {
+        (Version::new(time, NodeId(1)), 9)
+    }
+
+    fn entries(keys: &[&str], up_to: Option<&str>) -> Told {
+        Told::Entries(Entries {
+            held: keys.iter().map(|key| ((*key).to_owned(), held(1))).collect(),
+            up_to: up_to.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn messages_read_back() {
+        let asked = Question::Entries {
+            partition: 9,
+            leaves: BTreeSet::from([1, 1_023]),
+            after: Some("a".to_owned()),
+        };
+        assert_eq!(decode(&encode(&asked).expect("bytes")), Ok(asked));
+        let told = entries(&["b", "c"], Some("c"));
+        assert_eq!(decode(&encode(&told).expect("bytes")), Ok(told));
+    }
+
+    #[test]
+    fn an_answer_that_would_mislead_is_refused() {
+        let fits = |asked: &Question, told: &Told| asked.check(told).is_ok();
+        assert!(fits(&Question::Roots(vec![1, 2]), &Told::Roots(vec![None, Some(3)])));
+        assert!(!fits(&Question::Roots(vec![1, 2]), &Told::Roots(vec![None])));
+        assert!(!fits(&Question::Roots(vec![1]), &Told::Held(vec![None])));
+        assert!(!fits(&Question::Branches(vec![1]), &Told::Branches(vec![Some(vec![1; 31])])));
+        assert!(!fits(&Question::Leaves(vec![(1, 1)]), &Told::Leaves(vec![Some(vec![1; 33])])));
+        let after = Some("b".to_owned());
+        let asked = Question::Entries { partition: 1, leaves: BTreeSet::new(), after };
+        assert!(fits(&asked, &entries(&["c", "d"], Some("d"))));
+        assert!(fits(&asked, &entries(&[], Some("x"))), "none of these leaves up to there");
+        assert!(!fits(&asked, &entries(&["d", "c"], None)), "falling");
+        assert!(!fits(&asked, &entries(&["a"], None)), "before what was asked");
+        assert!(!fits(&asked, &entries(&["e"], Some("d"))), "beyond what it says");
+        assert!(!fits(&asked, &entries(&[], Some("b"))), "no way on");
+    }
+
+    #[test]
+    fn a_question_without_bounds_is_known_as_one() {
+        assert!(Question::Held(vec!["a".to_owned(); MAX_NAMED]).is_bounded());
+        assert!(!Question::Held(vec!["a".to_owned(); MAX_NAMED + 1]).is_bounded());
+        assert!(!Question::Leaves(vec![(0, 0); MAX_NAMED + 1]).is_bounded());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode::<Question>(&bytes);
+            let _ = decode::<Told>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Sending hints to the replicas that they are for, once those are back.
+//!
+//! One page at a time goes to each replica, and no more than `leaderless.repair_bytes_per_s`: a replica
+//! that comes back has requests to serve. A hint stays until it was taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Core;
+use super::gather::Gathering;
+use super::hints::Hint;
+use super::tally::Taken;
+use crate::storage::table::TableError;
+use crate::types::NodeId;
+
+/// How often it is looked whether there is somebody to send hints to.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a replica may take for a page of hints.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sends hints for as long as the node runs; ends where the table fails.
+pub(super) async fn run(core: Arc<Core>) -> TableError {
+    loop {
+        core.runtime.sleep(LOOK).await;
+        for node in core.nodes.iter().copied().filter(|node| *node != core.node) {
+            while core.peers.is_connected(node) && core.hints.bytes_for(node) > 0 {
+                match core.send_hints(node).await {
+                    Ok(true) => {}
+                    // It takes none now: the others first.
+                    Ok(false) => break,
+                    Err(error) => return error,
+                }
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Sends a page of hints; whether all of it was taken.
+    async fn send_hints(&self, to: NodeId) -> Result<bool, TableError> {
+        let hints = self.hints.page(to)?;
+        if hints.is_empty() {
+            // What is counted is not in the table yet.
+            return Ok(false);
+        }
+        let began = self.runtime.now();
+        let sent: Vec<(Hint, Gathering<Taken>)> = hints
+            .into_iter()
+            .map(|hint| {
+                let gathering = Gathering::new(None);
+                let slot = gathering.slot(to);
+                self.send_write(&hint.key, &hint.record, began + TIMEOUT, slot);
+                (hint, gathering)
+            })
+            .collect();
+        let (mut taken, mut bytes, all) = (Vec::new(), 0, sent.len());
+        for (hint, gathering) in sent {
+            let answer = self.runtime.deadline(began + TIMEOUT, gathering.next(1)).await;
+            if answer.is_some_and(|arrived| arrived.iter().all(|it| it.result.is_ok())) {
+                bytes += hint.record.len() as u64;
+                taken.push(hint);
+            }
+        }
+        self.hints.arrived(&taken)?;
+        self.metrics.hints_sent.inc_by(taken.len() as u64);
+        let rate = self.settings.repair_bytes_per_s.max(1);
+        let share = Duration::from_micros(bytes * 1_000_000 / rate);
+        self.runtime.sleep_until(began + share).await;
+        Ok(taken.len() == all)
+    }
+}

@@ -1,0 +1,88 @@
+//! A repair that an operator asks for: this node compared with every other one, now.
+//!
+//! One at a time; who asks while one runs is told of that one. It does what the comparisons in the
+//! background do, and differs in that it is for all other nodes, says how far it is, and goes on until
+//! nothing is left that was too new for the first look.
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::replication::repair::{PeerRepair, RepairState, RepairStatus};
+use crate::types::NodeId;
+
+/// The repair that runs, or the last one.
+#[derive(Default)]
+pub struct Repairs {
+    status: Mutex<RepairStatus>,
+    wanted: Notify,
+}
+
+impl Repairs {
+    /// Has a repair started with these nodes, unless one runs.
+    pub fn start(&self, others: impl Iterator<Item = NodeId>) -> RepairStatus {
+        let mut status = self.status.lock();
+        if !status.running {
+            let peers = others.map(|node| PeerRepair {
+                node,
+                state: RepairState::Waiting,
+                differing: 0,
+                compared: 0,
+                repaired: 0,
+                error: None,
+            });
+            *status = RepairStatus { running: true, peers: peers.collect() };
+            self.wanted.notify_one();
+        }
+        status.clone()
+    }
+
+    pub fn status(&self) -> RepairStatus {
+        self.status.lock().clone()
+    }
+
+    /// Waits until a repair is to begin.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Whom the repair has still to compare with.
+    pub fn next(&self) -> Option<NodeId> {
+        let status = self.status.lock();
+        let waits = |peer: &&PeerRepair| peer.state == RepairState::Waiting;
+        status.peers.iter().find(waits).map(|peer| peer.node)
+    }
+
+    /// Says how far it is with one node.
+    pub fn note(&self, node: NodeId, change: impl FnOnce(&mut PeerRepair)) {
+        let mut status = self.status.lock();
+        if let Some(peer) = status.peers.iter_mut().find(|peer| peer.node == node) {
+            change(peer);
+        }
+    }
+
+    /// Says that it is over.
+    pub fn end(&self) {
+        self.status.lock().running = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_runs_at_a_time_and_names_every_node() {
+        let repairs = Repairs::default();
+        assert_eq!(repairs.status(), RepairStatus::default());
+        let started = repairs.start([1, 3].map(NodeId).into_iter());
+        assert!(started.running && started.peers.len() == 2);
+        repairs.note(NodeId(1), |peer| peer.state = RepairState::Done);
+        assert_eq!(repairs.next(), Some(NodeId(3)));
+        assert_eq!(repairs.start([4].map(NodeId).into_iter()).peers.len(), 2, "it runs already");
+        repairs.note(NodeId(3), |peer| peer.state = RepairState::Failed);
+        assert_eq!(repairs.next(), None);
+        repairs.end();
+        assert!(!repairs.status().running);
+        assert_eq!(repairs.start([4].map(NodeId).into_iter()).peers[0].node, NodeId(4));
+    }
+}
