@@ -23,6 +23,7 @@ pub enum Operation {
     Transfer,
     Members,
     Repair,
+    Layout,
     Node,
     Health,
     Ready,
@@ -49,6 +50,7 @@ impl Operation {
             Operation::Transfer => "transfer",
             Operation::Members => "members",
             Operation::Repair => "repair",
+            Operation::Layout => "layout",
             Operation::Node => "node",
             Operation::Health => "health",
             Operation::Ready => "ready",
@@ -73,6 +75,7 @@ impl Operation {
             | Operation::Explain
             | Operation::Cluster
             | Operation::Repair
+            | Operation::Layout
             | Operation::Node
             | Operation::Health
             | Operation::Ready

@@ -24,7 +24,7 @@ use crate::types::Outcome;
 const DEFAULT_NODE: &str = "127.0.0.1:7001";
 
 /// What every client command takes.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(super) struct Common {
     /// Nodes to ask: the next where one cannot be reached [env: QUORATE_NODES] [default: 127.0.0.1:7001]
     #[arg(long = "node", value_name = "HOST:PORT", value_delimiter = ',')]
@@ -37,8 +37,9 @@ pub(super) struct Common {
     pub(super) output: Output,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
+    #[default]
     Text,
     Json,
 }

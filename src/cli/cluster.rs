@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{Common, Output, print_json, run};
-use super::{Exit, leadership, members, repair};
+use super::{Exit, layout, leadership, members, repair};
 use crate::client::ClusterView;
 
 #[derive(Subcommand)]
@@ -27,6 +27,9 @@ pub(super) enum ClusterCommand {
     Replace(members::ReplaceArgs),
     /// Compare all replicas now, and bring each what it lacks
     Repair(repair::RepairArgs),
+    /// Show which nodes hold which partitions, and plan a change (leaderless mode)
+    #[command(subcommand)]
+    Layout(layout::LayoutCommand),
 }
 
 #[derive(Args)]
@@ -46,6 +49,7 @@ pub(super) fn cluster(command: &ClusterCommand) -> Exit {
         ClusterCommand::Remove(args) => members::remove(args),
         ClusterCommand::Replace(args) => members::replace(args),
         ClusterCommand::Repair(args) => repair::repair(args),
+        ClusterCommand::Layout(command) => layout::layout(command),
     }
 }
 

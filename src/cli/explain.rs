@@ -26,7 +26,12 @@ pub(super) fn explain(args: &ExplainArgs) -> Exit {
             Output::Text => print(&view),
         }
         let held = view.replicas.iter().any(|replica| replica.etag.is_some());
-        Ok(if held { Exit::Done } else { Exit::NotFound })
+        let answered = view.replicas.iter().any(|replica| replica.error.is_none());
+        Ok(match (held, answered) {
+            (true, _) => Exit::Done,
+            (false, true) => Exit::NotFound,
+            (false, false) => Exit::Failed,
+        })
     })
 }
 

@@ -17,6 +17,7 @@ mod compare;
 mod demo;
 mod explain;
 mod join;
+mod layout;
 mod leadership;
 mod members;
 mod nemesis;

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 mod answer;
 mod explain;
+mod layout;
 mod leadership;
 mod members;
 mod repair;
@@ -27,8 +28,9 @@ mod views;
 pub use answer::{AnswerInfo, ClientError, Problem};
 pub use request::{ListRequest, Options};
 pub use views::{
-    ClusterView, ExplainView, LeaderView, ListItem, ListPage, MemberView, MembersView,
-    PeerRepairView, ReadView, RepairView, ReplicaView,
+    ClusterView, ExplainView, LayoutNodeView, LayoutPlanView, LayoutView, LeaderView, ListItem,
+    ListPage, MemberView, MembersView, PeerRepairView, PlannedNodeView, ReadView, RepairView,
+    ReplicaView,
 };
 
 /// Where keys are.

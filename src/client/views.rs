@@ -111,6 +111,45 @@ pub struct PeerRepairView {
     pub error: Option<String>,
 }
 
+/// Which nodes hold which partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutView {
+    pub epoch: u64,
+    pub replicas: u16,
+    pub nodes: Vec<LayoutNodeView>,
+    /// The nodes of each partition.
+    pub partitions: Vec<Vec<u16>>,
+}
+
+/// A node of a layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutNodeView {
+    pub id: u16,
+    pub weight: u32,
+    pub zone: Option<String>,
+    /// Partitions it holds.
+    pub holds: usize,
+}
+
+/// What a change of the layout would move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutPlanView {
+    pub replicas: u16,
+    /// Replicas of partitions that would be sent to another node.
+    pub moves: usize,
+    pub nodes: Vec<PlannedNodeView>,
+    pub partitions: Vec<Vec<u16>>,
+}
+
+/// What would change for one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedNodeView {
+    pub id: u16,
+    pub holds: usize,
+    pub will_hold: usize,
+    pub receives: usize,
+}
+
 /// Who leads, as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaderView {

@@ -3,11 +3,13 @@
 //! [`Replicator`] is all that `api` knows. `leader` and `leaderless` implement it and never import
 //! each other; [`build`] is the one place in the server that matches on the mode.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use self::explain::Explanation;
+use self::layout::{LayoutPlan, LayoutStatus, Share};
 use self::repair::RepairStatus;
 use crate::error::{LeadershipError, MembershipError, ReadError, Refusal, WriteError};
 use crate::peer::Inbound;
@@ -21,6 +23,7 @@ use crate::types::{
 mod build;
 pub mod explain;
 pub mod fold;
+pub mod layout;
 pub mod leader;
 pub mod leaderless;
 pub mod repair;
@@ -187,6 +190,26 @@ pub trait Replicator: Send + Sync + 'static {
         let what = "changing the members".to_owned();
         let mode = self.status().mode;
         Box::pin(async move { Err(Refusal::NotImplemented { what, mode }.into()) })
+    }
+
+    /// Which nodes hold which partitions; only where not every node holds all data by its nature.
+    fn layout(&self) -> Result<LayoutStatus, Refusal> {
+        Err(self.no_layout())
+    }
+
+    /// What would move if the partitions were spread over these nodes. Changes nothing.
+    fn plan_layout(
+        &self,
+        _nodes: BTreeMap<NodeId, Share>,
+    ) -> BoxFuture<'_, Result<LayoutPlan, Refusal>> {
+        let refusal = self.no_layout();
+        Box::pin(async move { Err(refusal) })
+    }
+
+    /// Why there is no layout.
+    fn no_layout(&self) -> Refusal {
+        let what = "a layout (every member holds all data)".to_owned();
+        Refusal::NotImplemented { what, mode: self.status().mode }
     }
 
     /// Has this node's replicas compared with those of every other node, and each brought what it

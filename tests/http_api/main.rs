@@ -10,6 +10,7 @@ mod errors;
 mod explain;
 mod fake;
 mod kv;
+mod layout;
 mod limits;
 mod list;
 mod nonsense;

@@ -12,6 +12,7 @@ mod equal_again;
 mod garbage;
 mod killed_in_turn;
 mod killed_together;
+mod layout;
 mod leadership;
 mod levels;
 mod load;

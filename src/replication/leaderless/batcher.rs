@@ -70,9 +70,19 @@ struct Inner<I> {
 }
 
 struct Queue<I> {
-    items: VecDeque<I>,
+    /// With the moment at which each was queued.
+    items: VecDeque<(Instant, I)>,
     bytes: usize,
     in_flight: usize,
+}
+
+/// What leaves the queue at once.
+struct Next<I> {
+    batch: Vec<I>,
+    /// Those whose deadline has passed.
+    expired: Vec<I>,
+    /// When the first of the batch was queued.
+    since: Instant,
 }
 
 impl<I: Batched> Batcher<I> {
@@ -100,7 +110,7 @@ impl<I: Batched> Batcher<I> {
             return;
         }
         queue.bytes += bytes;
-        queue.items.push_back(item);
+        queue.items.push_back((self.0.runtime.now(), item));
         drop(queue);
         self.send_what_may_go();
     }
@@ -110,47 +120,49 @@ impl<I: Batched> Batcher<I> {
     }
 
     fn send_what_may_go(&self) {
-        while let Some((batch, expired)) = self.next_batch() {
+        while let Some(Next { batch, expired, since }) = self.next_batch() {
             for item in expired {
                 item.finish(Err(self.not_sent("its deadline passed in the queue")));
             }
             if batch.is_empty() {
                 self.0.queue.lock().in_flight -= 1;
             } else {
-                self.send(batch);
+                self.send(batch, since);
             }
         }
     }
 
     /// Takes the next message's requests, and those that are too late, off the queue.
-    fn next_batch(&self) -> Option<(Vec<I>, Vec<I>)> {
+    fn next_batch(&self) -> Option<Next<I>> {
         let mut queue = self.0.queue.lock();
         if queue.in_flight >= MAX_MESSAGES_IN_FLIGHT || queue.items.is_empty() {
             return None;
         }
         queue.in_flight += 1;
         let now = self.0.runtime.now();
-        let (mut batch, mut expired, mut batch_bytes) = (Vec::new(), Vec::new(), 0);
-        while let Some(item) = queue.items.front() {
+        let (mut batch, mut expired, mut batch_bytes, mut since) = (Vec::new(), Vec::new(), 0, now);
+        while let Some((queued_at, item)) = queue.items.front() {
+            let queued_at = *queued_at;
             let bytes = item.bytes();
             let late = item.deadline() <= now;
             let full = batch.len() >= MAX_BATCH_ITEMS || batch_bytes + bytes > MAX_BATCH_BYTES;
             if !late && full && !batch.is_empty() {
                 break;
             }
-            let Some(item) = queue.items.pop_front() else { break };
+            let Some((_, item)) = queue.items.pop_front() else { break };
             queue.bytes -= bytes;
             if late {
                 expired.push(item);
             } else {
+                since = since.min(queued_at);
                 batch_bytes += bytes;
                 batch.push(item);
             }
         }
-        Some((batch, expired))
+        Some(Next { batch, expired, since })
     }
 
-    fn send(&self, batch: Vec<I>) {
+    fn send(&self, batch: Vec<I>, since: Instant) {
         let started = self.0.runtime.now();
         let call = self.0.transport.call(Request {
             to: self.0.to,
@@ -164,12 +176,12 @@ impl<I: Batched> Batcher<I> {
         // One task a message, not one a request.
         self.0.runtime.spawn(async move {
             let result = call.await;
-            batcher.take_answer(batch, result, started);
+            batcher.take_answer(batch, result, since);
             batcher.send_what_may_go();
         });
     }
 
-    fn take_answer(&self, batch: Vec<I>, result: Result<Bytes, PeerError>, started: Instant) {
+    fn take_answer(&self, batch: Vec<I>, result: Result<Bytes, PeerError>, since: Instant) {
         self.0.queue.lock().in_flight -= 1;
         let body = match result {
             Ok(body) => body,
@@ -177,7 +189,7 @@ impl<I: Batched> Batcher<I> {
                 return batch.into_iter().for_each(|item| item.finish(Err(error.clone())));
             }
         };
-        self.learn_latency(started);
+        self.learn_latency(since);
         let replies = match I::decode(&body) {
             Ok(replies) if replies.len() == batch.len() => replies,
             Ok(replies) => {
@@ -202,8 +214,9 @@ impl<I: Batched> Batcher<I> {
         }
     }
 
-    fn learn_latency(&self, started: Instant) {
-        let elapsed = self.0.runtime.now().saturating_duration_since(started);
+    /// The time in the queue counts: whoever waits for the answer waits for that too.
+    fn learn_latency(&self, since: Instant) {
+        let elapsed = self.0.runtime.now().saturating_duration_since(since);
         self.0.latency.learn(elapsed.as_micros() as u64);
     }
 }

@@ -17,11 +17,17 @@ use super::serve::MAX_PAGES_SERVED;
 use crate::peer::Inbound;
 use crate::storage::encoding;
 use crate::storage::rows;
-use crate::storage::table::on_a_task;
-use crate::types::{Key, Partition, Version};
+use crate::storage::table::Table;
+use crate::types::{Partition, Version};
 
 /// Rows looked at for one answer about entries: some milliseconds of reading.
 const MAX_ROWS_SCANNED: usize = 4_096;
+
+/// Bytes of records read for one answer about entries, about.
+const MAX_BYTES_READ: usize = 4 << 20;
+
+/// Bytes of keys in one answer, about: well below what a link carries at once.
+const MAX_BYTES_TOLD: usize = 1 << 20;
 
 /// Partitions, branches or keys that one question names at most.
 pub const MAX_NAMED: usize = 512;
@@ -37,8 +43,6 @@ pub enum Question {
     Leaves(Vec<(u8, u8)>),
     /// The keys of some leaves of a partition, from the first above `after`.
     Entries { partition: u8, leaves: BTreeSet<u16>, after: Option<String> },
-    /// What is held of each of these keys.
-    Held(Vec<String>),
 }
 
 /// What a replica holds of a key: its version and its digest.
@@ -51,7 +55,6 @@ pub enum Told {
     Branches(Vec<Option<Vec<u64>>>),
     Leaves(Vec<Option<Vec<u64>>>),
     Entries(Entries),
-    Held(Vec<Option<Held>>),
 }
 
 /// A page of entries, in the order of their keys.
@@ -92,7 +95,6 @@ impl Question {
                     // Else the next page would begin where this one did.
                     && up_to.as_ref().is_none_or(above)
             }
-            (Question::Held(asked), Told::Held(told)) => asked.len() == told.len(),
             _ => false,
         };
         if fits { Ok(()) } else { Err("an answer that does not fit the question".to_owned()) }
@@ -103,7 +105,6 @@ impl Question {
             Question::Roots(named) | Question::Branches(named) => named.len() <= MAX_NAMED,
             Question::Leaves(named) => named.len() <= MAX_NAMED,
             Question::Entries { leaves, .. } => leaves.len() <= LEAVES,
-            Question::Held(named) => named.len() <= MAX_NAMED,
         }
     }
 }
@@ -125,7 +126,7 @@ impl Core {
         }
         let core = self.clone();
         self.runtime.spawn(async move {
-            match core.tell(&question).and_then(|told| encode(&told)) {
+            match core.tell(&question).await.and_then(|told| encode(&told)) {
                 Ok(body) => reply.send(body),
                 Err(problem) => reply.refuse(problem),
             }
@@ -134,7 +135,7 @@ impl Core {
     }
 
     /// What this node's replica answers.
-    pub(super) fn tell(&self, question: &Question) -> Result<Told, String> {
+    pub(super) async fn tell(&self, question: &Question) -> Result<Told, String> {
         let tree = |partition: &u8| Partition(*partition);
         match question {
             Question::Roots(partitions) => {
@@ -152,53 +153,63 @@ impl Core {
                 };
                 Ok(Told::Leaves(branches.iter().map(sums).collect()))
             }
-            Question::Entries { partition, leaves, after } => self
-                .entries(Partition(*partition), leaves, after.as_deref(), MAX_ROWS_SCANNED)
-                .map(Told::Entries),
-            Question::Held(keys) => {
-                let held = |text: &String| {
-                    let key = Key::new(text, usize::MAX).map_err(|error| error.to_string())?;
-                    self.held(&key)
-                };
-                Ok(Told::Held(keys.iter().map(held).collect::<Result<_, String>>()?))
+            Question::Entries { partition, leaves, after } => {
+                let rows = MAX_ROWS_SCANNED;
+                let entries =
+                    self.entries(Partition(*partition), leaves, after.as_deref(), rows).await;
+                entries.map(Told::Entries)
             }
         }
     }
 
-    /// What the own replica holds of a key.
-    pub(super) fn held(&self, key: &Key) -> Result<Option<Held>, String> {
-        let row = self.replica.read(key).map_err(|error| error.to_string())?;
-        row.as_deref().map(held_by).transpose()
-    }
-
-    /// The entries of some leaves of a partition, of up to `max_rows` rows above `after`.
-    pub(super) fn entries(
+    /// The entries of some leaves of a partition, of up to `max_rows` rows above `after`, and no more
+    /// than fit an answer.
+    pub(super) async fn entries(
         &self,
         partition: Partition,
         leaves: &BTreeSet<u16>,
         after: Option<&str>,
         max_rows: usize,
     ) -> Result<Entries, String> {
-        let (start, to) = rows::partition_range(partition);
-        let from = after.map_or(start.clone(), |after| rows::row_after(partition, after));
-        let table = &*self.table;
-        let page = on_a_task(table, || table.scan(&from, &to, max_rows));
-        let page = page.map_err(|error| error.to_string())?;
-        let mut entries = Entries::default();
-        let is_whole = page.len() < max_rows;
-        for (row, record) in &page {
-            let Some((_, key)) = rows::parse_data_row(row) else {
-                return Err(format!("a row of partition {} is damaged", partition.0));
-            };
-            if leaves.contains(&(leaf_of(&key) as u16)) {
-                entries.held.push((key.as_str().to_owned(), held_by(record)?));
-            }
-            if !is_whole {
-                entries.up_to = Some(key.as_str().to_owned());
-            }
-        }
-        Ok(entries)
+        let (table, leaves) = (self.table.clone(), leaves.clone());
+        let after = after.map(str::to_owned);
+        let read = move || entries(&*table, partition, &leaves, after.as_deref(), max_rows);
+        self.runtime.blocking(read).await
     }
+}
+
+/// Reads keys first, and then the records of those that are asked for, one by one: a record may be long.
+fn entries(
+    table: &dyn Table,
+    partition: Partition,
+    leaves: &BTreeSet<u16>,
+    after: Option<&str>,
+    max_rows: usize,
+) -> Result<Entries, String> {
+    let (start, to) = rows::partition_range(partition);
+    let from = after.map_or(start, |after| rows::row_after(partition, after));
+    let page = table.scan_keys(&from, &to, max_rows).map_err(|error| error.to_string())?;
+    let (mut entries, mut is_whole, mut last) = (Entries::default(), page.len() < max_rows, None);
+    let (mut read, mut told) = (0, 0);
+    for row in page {
+        let Some((_, key)) = rows::parse_data_row(&row) else {
+            return Err(format!("a row of partition {} is damaged", partition.0));
+        };
+        if leaves.contains(&(leaf_of(&key) as u16))
+            && let Some(record) = table.get(&row).map_err(|error| error.to_string())?
+        {
+            read += record.len();
+            told += key.as_str().len();
+            entries.held.push((key.as_str().to_owned(), held_by(&record)?));
+        }
+        last = Some(key);
+        if read >= MAX_BYTES_READ || told >= MAX_BYTES_TOLD {
+            is_whole = false;
+            break;
+        }
+    }
+    entries.up_to = last.filter(|_| !is_whole).map(|key| key.as_str().to_owned());
+    Ok(entries)
 }
 
 fn held_by(record: &[u8]) -> Result<Held, String> {
@@ -240,7 +251,7 @@ mod tests {
         let fits = |asked: &Question, told: &Told| asked.check(told).is_ok();
         assert!(fits(&Question::Roots(vec![1, 2]), &Told::Roots(vec![None, Some(3)])));
         assert!(!fits(&Question::Roots(vec![1, 2]), &Told::Roots(vec![None])));
-        assert!(!fits(&Question::Roots(vec![1]), &Told::Held(vec![None])));
+        assert!(!fits(&Question::Roots(vec![1]), &entries(&[], None)));
         assert!(!fits(&Question::Branches(vec![1]), &Told::Branches(vec![Some(vec![1; 31])])));
         assert!(!fits(&Question::Leaves(vec![(1, 1)]), &Told::Leaves(vec![Some(vec![1; 33])])));
         let after = Some("b".to_owned());
@@ -255,8 +266,8 @@ mod tests {
 
     #[test]
     fn a_question_without_bounds_is_known_as_one() {
-        assert!(Question::Held(vec!["a".to_owned(); MAX_NAMED]).is_bounded());
-        assert!(!Question::Held(vec!["a".to_owned(); MAX_NAMED + 1]).is_bounded());
+        assert!(Question::Roots(vec![1; MAX_NAMED]).is_bounded());
+        assert!(!Question::Branches(vec![1; MAX_NAMED + 1]).is_bounded());
         assert!(!Question::Leaves(vec![(0, 0); MAX_NAMED + 1]).is_bounded());
     }
 

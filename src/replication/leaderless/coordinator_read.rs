@@ -121,11 +121,12 @@ impl Core {
     /// of the slowest of them took of late, so that one read in twenty asks more. Where all are slow
     /// because all are busy, it waits longer by itself.
     pub(super) fn hedge_delay(&self, asked: &[NodeId]) -> Duration {
-        let p95 = |node: &NodeId| {
-            self.peers.read_p95_us(*node).map_or(HEDGE_DELAY, Duration::from_micros)
-        };
-        let slowest = asked.iter().map(p95).max().unwrap_or(HEDGE_DELAY);
-        slowest.clamp(MIN_HEDGE_DELAY, MAX_HEDGE_DELAY)
+        hedge_delay(asked, MIN_HEDGE_DELAY, |node| self.peers.read_p95_us(node))
+    }
+
+    /// The same for writes, which take a sync: too little is known of one alone to hurry it.
+    fn write_hedge_delay(&self, sent_to: &[NodeId]) -> Duration {
+        hedge_delay(sent_to, HEDGE_DELAY, |node| self.peers.write_p95_us(node))
     }
 
     /// Brings what is newest to a write quorum, and to every replica known to be behind; waits for
@@ -206,6 +207,15 @@ impl Core {
     }
 }
 
+fn hedge_delay(
+    nodes: &[NodeId],
+    least: Duration,
+    p95_us: impl Fn(NodeId) -> Option<u64>,
+) -> Duration {
+    let usual = |node: &NodeId| p95_us(*node).map_or(HEDGE_DELAY, Duration::from_micros);
+    nodes.iter().map(usual).max().unwrap_or(HEDGE_DELAY).clamp(least, MAX_HEDGE_DELAY)
+}
+
 impl<'a> Round<'a> {
     fn new(core: &'a Core, key: &'a Key, deadline: Instant) -> Round<'a> {
         Round {
@@ -260,7 +270,8 @@ impl<'a> Round<'a> {
                 }
                 None => {
                     hedge_at = None;
-                    let waited_us = hedge_delay.as_micros() as u64;
+                    // One that hangs is known by it, however quick it was before.
+                    let waited_us = hedge_delay.max(HEDGE_DELAY).as_micros() as u64;
                     self.awaited
                         .iter()
                         .for_each(|node| self.core.peers.note_slow(*node, waited_us));
@@ -332,7 +343,7 @@ impl Repair<'_> {
     ) -> Result<(), Refusal> {
         let runtime = &self.core.runtime;
         let mut failures = Vec::new();
-        let hedge_at = runtime.now() + self.core.hedge_delay(&self.sent_to);
+        let hedge_at = runtime.now() + self.core.write_hedge_delay(&self.sent_to);
         if self.sent_to.len() < missing {
             self.send(&std::mem::take(&mut others));
         }

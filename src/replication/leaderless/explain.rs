@@ -35,11 +35,15 @@ impl Core {
         let views = asking.all(&key, replicas.iter().copied(), own).await;
         let mut reads = Vec::new();
         if let ReadPlan::Quorum(quorums) = plan {
-            reads.push(quorum_read(&views, quorums));
+            reads.push(quorum_read(&views, self.node, quorums));
         }
-        // The nearest is this node where it holds the key, else whoever answered quickest of late.
-        let nearest = self.slowest_first(replicas).pop().unwrap_or(self.node);
-        reads.push(local_read(&views, nearest));
+        // This node where it holds the key, and no other; else whoever answers, the quickest first.
+        let mut order = self.slowest_first(replicas);
+        order.reverse();
+        if order.first() == Some(&self.node) {
+            order.truncate(1);
+        }
+        reads.push(local_read(&views, &order));
         let now_ms = self.runtime.wall_ms();
         Ok(Explanation { partition, replicas: views, reads, now_ms })
     }
@@ -72,39 +76,52 @@ fn answered(view: &ReplicaView) -> Option<Option<Version>> {
     Some(holding.head.as_ref().map(|head: &Head| head.version))
 }
 
-/// Every version that some R replicas that answer would lead a read to: whoever holds it is among
-/// them, and the others hold nothing newer.
-fn quorum_read(views: &[ReplicaView], quorums: Quorums) -> NextRead {
+/// Every version that some R replicas that answer would lead a read through `own` to: whoever holds it
+/// is among them, and the others hold nothing newer. The own replica is always asked, where there is one.
+fn quorum_read(views: &[ReplicaView], own: NodeId, quorums: Quorums) -> NextRead {
     let held: Vec<Option<Version>> = views.iter().filter_map(answered).collect();
     let (level, r) = (quorums.level().to_string(), usize::from(quorums.r));
-    let needed = match held.iter().any(Option::is_some) && quorums.is_strong() {
-        // What it finds must be brought to a write quorum before it is answered.
-        true => quorums.r.max(quorums.w),
-        false => quorums.r,
+    let fails = |error: String| NextRead {
+        level: level.clone(),
+        may_return: Vec::new(),
+        error: Some(error),
     };
-    if held.len() < usize::from(needed) {
-        let error = format!("{} of the {needed} replicas needed answer", held.len());
-        return NextRead { level, may_return: Vec::new(), error: Some(error) };
+    let own_view = views.iter().find(|view| view.node == own);
+    let least = match own_view.map(|view| (answered(view), view)) {
+        Some((None, view)) => return fails(view.holding.clone().err().unwrap_or_default()),
+        Some((Some(held), _)) => held,
+        None => None,
+    };
+    if held.len() < r {
+        return fails(format!("{} of the {r} replicas needed answer", held.len()));
     }
     let no_newer = |than: &Option<Version>| held.iter().filter(|held| *held <= than).count();
-    let candidates: BTreeSet<Option<Version>> =
-        held.iter().filter(|version| no_newer(version) >= r).copied().collect();
-    NextRead { level, may_return: candidates.into_iter().rev().collect(), error: None }
+    let is_possible = |version: &&Option<Version>| **version >= least && no_newer(version) >= r;
+    let possible: BTreeSet<Option<Version>> = held.iter().filter(is_possible).copied().collect();
+    // What a read finds must be brought to a write quorum before it is answered.
+    let w = usize::from(quorums.w);
+    let is_answered =
+        |version: &Option<Version>| version.is_none() || !quorums.is_strong() || held.len() >= w;
+    let may_return: Vec<_> = possible.into_iter().rev().filter(is_answered).collect();
+    match may_return.is_empty() {
+        true => fails(format!("{} of the {w} replicas needed answer", held.len())),
+        false => NextRead { level, may_return, error: None },
+    }
 }
 
-fn local_read(views: &[ReplicaView], nearest: NodeId) -> NextRead {
+/// What a local read returns that asks these nodes, the first that answers.
+fn local_read(views: &[ReplicaView], order: &[NodeId]) -> NextRead {
     let level = EffectiveLevel::Local.to_string();
-    let view = views.iter().find(|view| view.node == nearest);
-    match view.map(|view| (answered(view), view)) {
-        Some((Some(held), _)) => NextRead { level, may_return: vec![held], error: None },
-        Some((None, view)) => {
-            NextRead { level, may_return: Vec::new(), error: view.holding.clone().err() }
-        }
-        None => {
-            let error = Some(format!("node {nearest} holds no replica"));
-            NextRead { level, may_return: Vec::new(), error }
+    let view = |node: &NodeId| views.iter().find(|view| view.node == *node);
+    let mut error = "no replica is known".to_owned();
+    for view in order.iter().filter_map(view) {
+        match (answered(view), &view.holding) {
+            (Some(held), _) => return NextRead { level, may_return: vec![held], error: None },
+            (None, Err(reason)) => error.clone_from(reason),
+            (None, Ok(_)) => {}
         }
     }
+    NextRead { level, may_return: Vec::new(), error: Some(error) }
 }
 
 #[cfg(test)]
@@ -140,34 +157,49 @@ mod tests {
 
     #[test]
     fn what_only_one_replica_has_may_or_may_not_be_returned() {
-        let read =
-            quorum_read(&views(&[Some(Some(5)), Some(Some(3)), Some(Some(3))]), quorums(2, 2));
-        assert_eq!(read.may_return, [Some(version(5)), Some(version(3))]);
-        let read = quorum_read(&views(&[Some(Some(5)), Some(Some(5)), Some(None)]), quorums(2, 2));
+        let one = views(&[Some(Some(5)), Some(Some(3)), Some(Some(3))]);
+        for (own, expected) in [
+            // The own replica is always asked.
+            (1, vec![Some(version(5))]),
+            (2, vec![Some(version(5)), Some(version(3))]),
+            // A node without a replica asks any two.
+            (9, vec![Some(version(5)), Some(version(3))]),
+        ] {
+            let read = quorum_read(&one, NodeId(own), quorums(2, 2));
+            assert_eq!(read.may_return, expected, "through node {own}");
+        }
+        let two = views(&[Some(Some(5)), Some(Some(5)), Some(None)]);
+        let read = quorum_read(&two, NodeId(3), quorums(2, 2));
         assert_eq!(read.may_return, [Some(version(5))], "every two hold it");
     }
 
     #[test]
     fn replicas_without_a_record_may_make_a_read_find_nothing() {
-        let read = quorum_read(&views(&[Some(Some(5)), Some(None), Some(None)]), quorums(2, 2));
+        let one = views(&[Some(Some(5)), Some(None), Some(None)]);
+        let read = quorum_read(&one, NodeId(3), quorums(2, 2));
         assert_eq!(read.may_return, [Some(version(5)), None]);
-        let read = quorum_read(&views(&[Some(None), Some(None), None]), quorums(2, 3));
+        let none = views(&[Some(None), Some(None), None]);
+        let read = quorum_read(&none, NodeId(1), quorums(2, 3));
         assert_eq!((read.may_return, read.error), (vec![None], None), "nothing to bring anywhere");
     }
 
     #[test]
     fn too_few_replicas_fail_a_read() {
         let one = views(&[Some(Some(5)), None, None]);
-        assert!(quorum_read(&one, quorums(2, 2)).error.is_some());
-        // With one reader and two writers, what it finds must yet be brought to two.
-        assert!(quorum_read(&one, Quorums { usual_w: 3, ..quorums(1, 3) }).error.is_some());
-        assert_eq!(quorum_read(&one, quorums(1, 1)).may_return, [Some(version(5))]);
+        assert!(quorum_read(&one, NodeId(1), quorums(2, 2)).error.is_some());
+        // With one reader and three writers, what it finds must yet be brought to three.
+        let strong = Quorums { usual_w: 3, ..quorums(1, 3) };
+        assert!(quorum_read(&one, NodeId(1), strong).error.is_some());
+        let read = quorum_read(&one, NodeId(1), quorums(1, 1));
+        assert_eq!(read.may_return, [Some(version(5))]);
+        assert!(quorum_read(&one, NodeId(2), quorums(1, 1)).error.is_some(), "its own fails");
     }
 
     #[test]
-    fn a_local_read_is_the_nearest_replicas() {
+    fn a_local_read_is_the_nearest_replicas_that_answers() {
         let all = views(&[Some(Some(5)), Some(Some(3)), None]);
-        assert_eq!(local_read(&all, NodeId(2)).may_return, [Some(version(3))]);
-        assert!(local_read(&all, NodeId(3)).error.is_some());
+        assert_eq!(local_read(&all, &[NodeId(2)]).may_return, [Some(version(3))]);
+        assert_eq!(local_read(&all, &[NodeId(3), NodeId(1)]).may_return, [Some(version(5))]);
+        assert!(local_read(&all, &[NodeId(3)]).error.is_some());
     }
 }

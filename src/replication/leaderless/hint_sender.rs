@@ -22,16 +22,18 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Sends hints for as long as the node runs; ends where the table fails.
 pub(super) async fn run(core: Arc<Core>) -> TableError {
     loop {
-        core.runtime.sleep(LOOK).await;
+        let mut sent = false;
+        // A page each in turn.
         for node in core.nodes.iter().copied().filter(|node| *node != core.node) {
-            while core.peers.is_connected(node) && core.hints.bytes_for(node) > 0 {
+            if core.peers.is_connected(node) && core.hints.bytes_for(node) > 0 {
                 match core.send_hints(node).await {
-                    Ok(true) => {}
-                    // It takes none now: the others first.
-                    Ok(false) => break,
+                    Ok(all) => sent |= all,
                     Err(error) => return error,
                 }
             }
+        }
+        if !sent {
+            core.runtime.sleep(LOOK).await;
         }
     }
 }

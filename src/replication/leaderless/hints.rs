@@ -33,8 +33,10 @@ const MAX_WAITING: usize = 8_192;
 /// Hints kept in one batch of the table.
 const BATCH: usize = 512;
 
-/// Hints read and sent at once.
-pub const PAGE: usize = 256;
+/// Hints read and sent at once, in number and about in bytes: a small part of what may queue for a
+/// peer, so that clients' writes keep their place.
+const PAGE: usize = 256;
+const PAGE_BYTES: usize = 4 << 20;
 
 /// What a row of a hint takes beside its key and record, in bytes.
 const ROW_BYTES: usize = 16;
@@ -125,13 +127,19 @@ impl Hints {
     pub async fn keep(&self) -> TableError {
         loop {
             self.noted.notified().await;
-            while let Some(batch) = self.take_waiting() {
-                if let Err(error) = on_a_task(&*self.table, || self.store(batch)) {
-                    return error;
-                }
-                tokio::task::yield_now().await;
+            if let Err(error) = self.flush().await {
+                return error;
             }
         }
+    }
+
+    /// Writes what was noted to the table.
+    pub async fn flush(&self) -> Result<(), TableError> {
+        while let Some(batch) = self.take_waiting() {
+            on_a_task(&*self.table, || self.store(batch))?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     fn take_waiting(&self) -> Option<Vec<Hint>> {
@@ -165,8 +173,18 @@ impl Hints {
     /// The first hints for a replica, about as many as go out at once.
     pub fn page(&self, to: NodeId) -> Result<Vec<Hint>, TableError> {
         let (from, end) = rows::hint_range_of(to);
-        let page = on_a_task(&*self.table, || self.table.scan(&from, &end, PAGE))?;
-        page.iter().map(|(row, record)| hint(row, record)).collect()
+        on_a_task(&*self.table, || {
+            let (mut page, mut bytes) = (Vec::new(), 0);
+            for row in self.table.scan_keys(&from, &end, PAGE)? {
+                let Some(record) = self.table.get(&row)? else { continue };
+                bytes += record.len();
+                page.push(hint(&row, &record)?);
+                if bytes >= PAGE_BYTES {
+                    break;
+                }
+            }
+            Ok(page)
+        })
     }
 
     /// Forgets hints that arrived; one that was replaced by a newer meanwhile stays.

@@ -46,18 +46,14 @@ impl Latency {
             0 => took_us,
             known => (known - known / SMOOTHING + took_us / SMOOTHING).max(1),
         };
-        state.buckets[bucket(took_us)] += 1;
-        state.count += 1;
-        if state.count >= HALVE_EVERY {
-            state.buckets.iter_mut().for_each(|count| *count /= 2);
-            state.count = state.buckets.iter().sum();
-        }
+        state.count_one(took_us);
     }
 
     /// Says that an answer has been awaited for `waited_us` in vain.
     pub fn note_slow(&self, waited_us: u64) {
         let mut state = self.0.lock();
         state.average_us = state.average_us.max(waited_us);
+        state.count_one(waited_us);
     }
 
     /// The average of late, in microseconds; 0 where nothing is known.
@@ -78,6 +74,17 @@ impl Latency {
             left == 0
         });
         place.map(upper_us)
+    }
+}
+
+impl State {
+    fn count_one(&mut self, took_us: u64) {
+        self.buckets[bucket(took_us.max(1))] += 1;
+        self.count += 1;
+        if self.count >= HALVE_EVERY {
+            self.buckets.iter_mut().for_each(|count| *count /= 2);
+            self.count = self.buckets.iter().sum();
+        }
     }
 }
 

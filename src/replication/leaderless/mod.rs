@@ -13,10 +13,10 @@
 //! may return either, and a write through a node with a slow clock may be *superseded* by an older
 //! one, which its client is told. No conditional writes: they need consensus.
 //!
-//! **How it is laid out.** [`layout`] says which nodes hold a key. [`tally`], [`resolve`] and `pages`
-//! decide purely; the `coordinator_*` files act; [`replica`] is what a node does with the writes
-//! that it holds; `batcher` and `gather` carry requests there and answers back without a task a
-//! request. `hints` keeps what a replica missed until it is back; `anti_entropy` compares replicas by
+//! **How it is laid out.** [`layout`] says which nodes hold a key, `assignment` which should. [`tally`],
+//! [`resolve`] and `pages` decide purely; the `coordinator_*` files act; [`replica`] is what a node
+//! does with the writes that it holds; `batcher` and `gather` carry requests there and answers back
+//! without a task a request. `hints` keeps what a replica missed until it is back; `anti_entropy` compares replicas by
 //! their hash `trees` and brings each what it lacks. The control plane's Raft group runs beside all
 //! this; no read or write waits for it.
 //!
@@ -31,6 +31,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::explain::Explanation;
+use super::layout::{LayoutPlan, LayoutStatus, Share};
 use super::repair::RepairStatus;
 use super::{
     ClusterStatus, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions, WriteAnswer,
@@ -48,9 +49,11 @@ use crate::telemetry::Metrics;
 use crate::types::{Key, Mode, NodeId, Partition, Version, Write};
 
 mod anti_entropy;
+mod assignment;
 mod batcher;
 mod ceiling;
 mod compare;
+mod comparison;
 mod coordinator_list;
 mod coordinator_read;
 mod coordinator_write;
@@ -65,6 +68,7 @@ mod merge;
 mod messages;
 mod pages;
 mod peers;
+mod planning;
 mod quorums;
 mod repair;
 mod replay;
@@ -135,8 +139,10 @@ pub struct Leaderless {
     all: Settings,
     control: Arc<dyn ControlPlane>,
     log: Arc<CommitLog>,
-    /// Hints and comparisons.
-    background: Vec<Task<()>>,
+    /// Sends hints, and compares.
+    background: [Task<()>; 2],
+    /// Writes hints to the table.
+    hint_keeper: Task<()>,
 }
 
 /// What coordinating and serving need, shared with what runs in the background.
@@ -216,8 +222,9 @@ impl Leaderless {
             metrics,
         };
         let core = Arc::new(core);
-        let background = start_background(&core);
-        Ok(Leaderless { core, all: settings, control: options.control, log, background })
+        let (background, hint_keeper) = start_background(&core);
+        let control = options.control;
+        Ok(Leaderless { core, all: settings, control, log, background, hint_keeper })
     }
 
     async fn checkpoint(&self) -> Result<(), String> {
@@ -251,6 +258,11 @@ impl Leaderless {
         while core.stragglers.count() > 0 && core.runtime.now() < give_up_at {
             core.runtime.sleep(DRAIN_POLL).await;
         }
+        // The last ones that failed were noted by now.
+        self.hint_keeper.abort();
+        if let Err(error) = core.hints.flush().await {
+            tracing::error!(%error, "the last hints could not be kept");
+        }
         core.replica.close().await;
     }
 
@@ -275,7 +287,7 @@ impl Leaderless {
 
 impl Drop for Leaderless {
     fn drop(&mut self) {
-        self.background.iter().for_each(Task::abort);
+        self.background.iter().chain([&self.hint_keeper]).for_each(Task::abort);
     }
 }
 
@@ -328,6 +340,17 @@ impl Replicator for Leaderless {
         }
     }
 
+    fn layout(&self) -> Result<LayoutStatus, Refusal> {
+        Ok(self.core.layout_status())
+    }
+
+    fn plan_layout(
+        &self,
+        nodes: BTreeMap<NodeId, Share>,
+    ) -> BoxFuture<'_, Result<LayoutPlan, Refusal>> {
+        self.core.plan(nodes).boxed()
+    }
+
     fn start_repair(&self) -> Result<RepairStatus, Refusal> {
         self.core.check_running()?;
         let others = self.core.nodes.iter().copied().filter(|node| *node != self.core.node);
@@ -359,25 +382,18 @@ impl Replicator for Leaderless {
     }
 }
 
-/// Starts what brings replicas what they lack.
-fn start_background(core: &Arc<Core>) -> Vec<Task<()>> {
-    let keeps = core.clone();
-    let sends = hint_sender::run(core.clone());
-    let mut tasks = vec![
-        core.runtime.spawn(async move {
-            let error = keeps.hints.keep().await;
-            keeps.replica.fail(error.to_string());
-        }),
-        core.runtime.spawn({
-            let core = core.clone();
-            async move {
-                let error = sends.await;
-                core.replica.fail(error.to_string());
-            }
-        }),
-    ];
-    tasks.push(core.runtime.spawn(anti_entropy::run(core.clone())));
-    tasks
+/// Starts what brings replicas what they lack, and what keeps hints.
+fn start_background(core: &Arc<Core>) -> ([Task<()>; 2], Task<()>) {
+    let (keeps, sends) = (core.clone(), core.clone());
+    let keeper = core.runtime.spawn(async move {
+        let error = keeps.hints.keep().await;
+        keeps.replica.fail(error.to_string());
+    });
+    let sender = core.runtime.spawn(async move {
+        let error = hint_sender::run(sends.clone()).await;
+        sends.replica.fail(error.to_string());
+    });
+    ([sender, core.runtime.spawn(anti_entropy::run(core.clone()))], keeper)
 }
 
 /// Refuses a table that lacks writes which were cut from the log: it is another, or an older copy.

@@ -150,6 +150,11 @@ impl Peers {
         self.peers.get(&node)?.reads.latency().p95_us()
     }
 
+    /// The same of a peer's writes.
+    pub fn write_p95_us(&self, node: NodeId) -> Option<u64> {
+        self.peers.get(&node)?.writes.latency().p95_us()
+    }
+
     #[cfg(test)]
     pub fn learn_read(&self, node: NodeId, took_us: u64) {
         self.peers[&node].reads.latency().learn(took_us);

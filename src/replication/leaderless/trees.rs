@@ -20,6 +20,12 @@ use crate::types::{PARTITIONS, Partition};
 /// Rows read in one go to build a tree: what takes well under a millisecond from memory.
 const PAGE_ROWS: usize = 512;
 
+/// The same in bytes, about: where records are long, fewer are read.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Rows read before anything is known of their length.
+const FIRST_ROWS: usize = 16;
+
 /// A row that a batch changed.
 pub struct ChangedRow {
     pub row: Bytes,
@@ -47,6 +53,8 @@ struct Build {
     tree: HashTree,
     next: Bytes,
     to: Bytes,
+    /// Rows of the next page.
+    rows: usize,
 }
 
 /// What a page of a build came to.
@@ -111,8 +119,8 @@ impl Trees {
     /// Reads a page for a tree that waits to be built; `None` where none does. Only the applier may
     /// call it, between its batches.
     pub fn build_page(&self, table: &dyn Table) -> Result<Option<Built>, TableError> {
-        let Some((partition, next, to)) = self.next_page() else { return Ok(None) };
-        let page = table.scan(&next, &to, PAGE_ROWS)?;
+        let Some((partition, next, to, limit)) = self.next_page() else { return Ok(None) };
+        let page = table.scan(&next, &to, limit)?;
         let mut slots = self.slots.lock();
         let slot = &mut slots[usize::from(partition.0)];
         // Forgotten meanwhile.
@@ -123,9 +131,11 @@ impl Trees {
             };
             build.tree.add(Entry::of(key, record).map_err(damaged)?);
         }
-        if page.len() == PAGE_ROWS
+        if page.len() == limit
             && let Some((last, _)) = page.last()
         {
+            let bytes: usize = page.iter().map(|(row, record)| row.len() + record.len()).sum();
+            build.rows = (PAGE_BYTES * limit / bytes.max(1)).clamp(1, PAGE_ROWS);
             // The first row that may follow it.
             build.next = [last.as_ref(), &[0]].concat().into();
             return Ok(Some(Built::Part));
@@ -136,11 +146,11 @@ impl Trees {
         Ok(Some(if differs { Built::Differs(partition) } else { Built::Whole(partition) }))
     }
 
-    fn next_page(&self) -> Option<(Partition, Bytes, Bytes)> {
+    fn next_page(&self) -> Option<(Partition, Bytes, Bytes, usize)> {
         let slots = self.slots.lock();
         Partition::all().zip(slots.iter()).find_map(|(partition, slot)| {
             let build = slot.build.as_ref()?;
-            Some((partition, build.next.clone(), build.to.clone()))
+            Some((partition, build.next.clone(), build.to.clone(), build.rows))
         })
     }
 
@@ -153,7 +163,7 @@ impl Trees {
 impl Build {
     fn new(partition: Partition) -> Build {
         let (next, to) = rows::partition_range(partition);
-        Build { tree: HashTree::default(), next, to }
+        Build { tree: HashTree::default(), next, to, rows: FIRST_ROWS }
     }
 }
 

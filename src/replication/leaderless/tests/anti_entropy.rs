@@ -133,14 +133,60 @@ fn writes_under_way_cause_no_repair() {
 fn clocks_that_disagree_delay_a_repair_and_do_not_prevent_it() {
     in_a_paused_world(async {
         let mut cluster = Cluster::start_with(3, 5, comparing).await;
-        cluster.lose_requests(2, 3);
-        cluster.put(2, "key-0", "new").await;
-        // Node 1 and 2 compare with node 3: to both, what is there is from the future.
-        cluster.set_skew_ms(1, -3_600_000);
-        cluster.set_skew_ms(2, -3_600_000);
+        // What node 3 stamps is from the future, to both others, and too far to be taken for the time.
+        cluster.set_skew_ms(3, 3_600_000);
+        cluster.lose_requests(3, 1);
+        cluster.put(3, "key-0", "new").await;
+        cluster.sleep_ms(2_500).await;
         cluster.plan.heal();
+        let ahead = cluster.held(3, "key-0").expect("it has it").version;
+        assert!(ahead > cluster.node(1).leaderless.core.ceiling.now(), "it would be no test");
         cluster.clock.sleep(A_COMPARISON * 2).await;
         assert_eq!(differing(&cluster, 1), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn large_records_are_repaired_without_filling_the_queue_to_the_peer() {
+    in_a_paused_world(async {
+        for (gives, lacks) in [(1, 3), (3, 1)] {
+            let cluster = Cluster::start_with(3, 8, comparing).await;
+            cluster.isolate(lacks);
+            cluster.sleep_ms(100).await;
+            let value = "x".repeat(500_000);
+            for number in 0..100 {
+                cluster.put(gives, &format!("key-{number}"), &value).await;
+            }
+            cluster.plan.heal();
+            cluster.clock.sleep(A_COMPARISON * 2).await;
+            assert_eq!(differing(&cluster, 100), Vec::<String>::new(), "node {lacks}");
+        }
+    });
+}
+
+#[test]
+fn a_row_that_changed_by_itself_is_counted_within_a_day() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(3, 9).await;
+        let first = (0..).map(|number| format!("key-{number}"));
+        let mut first = first.filter(|text| key(text).partition() == Partition(0));
+        let text = first.next().expect("a key of the first partition");
+        cluster.put(1, &text, "good").await;
+        cluster.settle().await;
+        let core = &cluster.node(2).leaderless.core;
+        let held = cluster.held(2, &text).expect("a record");
+        let content = Content::Value {
+            bytes: Bytes::from_static(b"rots"),
+            content_type: None,
+            expires_at_ms: None,
+        };
+        let mut rotten = crate::storage::table::TableBatch::default();
+        let record = encoding::encode(&Record { version: held.version, content });
+        rotten.put(rows::data_row(&key(&text)), record);
+        core.table.apply(rotten).expect("applies");
+        cluster.clock.sleep(Duration::from_secs(330)).await;
+        assert_eq!(cluster.node(2).metrics.damaged_partitions.get(), 1);
+        assert_eq!(cluster.node(1).metrics.damaged_partitions.get(), 0);
     });
 }
 

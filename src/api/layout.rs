@@ -1,0 +1,163 @@
+//! Which nodes hold which partitions: `GET /v1/cluster/layout`, and what a change would move:
+//! `POST /v1/cluster/layout/plan`.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ReadError;
+use crate::replication::layout::{LayoutPlan, LayoutStatus, Share};
+use crate::types::{Epoch, NodeId};
+
+use super::body;
+use super::counters::Operation;
+use super::failure::{BodyError, Failure, Invalid};
+use super::query::{self, Parameters};
+use super::shared::{Call, Shared, json};
+
+/// The longest body, in bytes: it names some nodes.
+const MAX_BODY_BYTES: usize = 16 << 10;
+
+#[derive(Serialize)]
+struct View {
+    epoch: Epoch,
+    replicas: u16,
+    nodes: Vec<Node>,
+    partitions: Vec<Vec<NodeId>>,
+}
+
+#[derive(Serialize)]
+struct Node {
+    id: NodeId,
+    weight: u32,
+    zone: Option<String>,
+    holds: usize,
+}
+
+#[derive(Serialize)]
+struct PlanView {
+    replicas: u16,
+    /// Replicas of partitions that would be sent to another node.
+    moves: usize,
+    nodes: Vec<PlannedNode>,
+    partitions: Vec<Vec<NodeId>>,
+}
+
+#[derive(Serialize)]
+struct PlannedNode {
+    id: NodeId,
+    holds: usize,
+    will_hold: usize,
+    receives: usize,
+}
+
+/// The body of a request for a plan.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    nodes: Vec<WantedNode>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedNode {
+    /// No node has the id 0.
+    id: NonZeroU16,
+    weight: Option<NonZeroU32>,
+    zone: Option<String>,
+}
+
+/// `GET /v1/cluster/layout`.
+pub async fn show(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let call = shared.begin(Operation::Layout);
+    let result = query::none(request.uri().query()).map_err(Into::into).and_then(|()| {
+        let status = shared.api.replicator.layout().map_err(ReadError::from)?;
+        Ok(json(&view(status)))
+    });
+    shared.finish(&call, result)
+}
+
+/// `POST /v1/cluster/layout/plan`.
+pub async fn plan(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let call = shared.begin(Operation::Layout);
+    let result = planned(&shared, &call, request).await;
+    shared.finish(&call, result)
+}
+
+async fn planned(shared: &Shared, call: &Call, request: Request) -> Result<Response, Failure> {
+    query::none(request.uri().query())?;
+    let options = shared.options(call, &Parameters::default());
+    let what = "the nodes of a layout";
+    let runtime = &shared.api.runtime;
+    let body = body::read(runtime, request.into_body(), what, MAX_BODY_BYTES, options.deadline);
+    let body = body.await.map_err(Invalid::Body)?;
+    let wanted = wanted(&body).map_err(Invalid::Body)?;
+    let plan = shared.api.replicator.plan_layout(wanted).await.map_err(ReadError::from)?;
+    Ok(json(&plan_view(plan)))
+}
+
+fn wanted(body: &[u8]) -> Result<BTreeMap<NodeId, Share>, BodyError> {
+    let example = "expected {\"nodes\": [{\"id\": 4, \"weight\": 1, \"zone\": \"a\"}, …]}";
+    let malformed = |problem: String| BodyError::Malformed { problem };
+    let wanted: Wanted =
+        serde_json::from_slice(body).map_err(|error| malformed(format!("{error}: {example}")))?;
+    let mut nodes = BTreeMap::new();
+    for WantedNode { id, weight, zone } in wanted.nodes {
+        let share = Share { weight: weight.map_or(1, NonZeroU32::get), zone };
+        if nodes.insert(NodeId(id.get()), share).is_some() {
+            return Err(malformed(format!("node {id} is named twice: {example}")));
+        }
+    }
+    Ok(nodes)
+}
+
+fn view(status: LayoutStatus) -> View {
+    let node = |(id, share, holds): (NodeId, Share, usize)| Node {
+        id,
+        weight: share.weight,
+        zone: share.zone,
+        holds,
+    };
+    let LayoutStatus { epoch, replicas, nodes, partitions } = status;
+    View { epoch, replicas, nodes: nodes.into_iter().map(node).collect(), partitions }
+}
+
+fn plan_view(plan: LayoutPlan) -> PlanView {
+    let moves = plan.moves();
+    let node = |node: crate::replication::layout::PlannedNode| PlannedNode {
+        id: node.node,
+        holds: node.holds,
+        will_hold: node.will_hold,
+        receives: node.receives,
+    };
+    let LayoutPlan { replicas, nodes, partitions } = plan;
+    PlanView { replicas, moves, nodes: nodes.into_iter().map(node).collect(), partitions }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_names_nodes_once_with_weights_and_zones() {
+        let read = |body: &str| wanted(body.as_bytes());
+        let nodes = read(r#"{"nodes":[{"id":4,"weight":3,"zone":"a"},{"id":5}]}"#).expect("nodes");
+        assert_eq!(nodes[&NodeId(4)], Share { weight: 3, zone: Some("a".to_owned()) });
+        assert_eq!(nodes[&NodeId(5)], Share { weight: 1, zone: None });
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"nodes":[{"id":0}]}"#,
+            r#"{"nodes":[{"id":1,"weight":0}]}"#,
+            r#"{"nodes":[{"id":1,"wieght":2}]}"#,
+            r#"{"nodes":[{"id":1},{"id":1}]}"#,
+        ] {
+            assert!(matches!(read(bad), Err(BodyError::Malformed { .. })), "{bad}");
+        }
+    }
+}
