@@ -67,13 +67,13 @@ async fn one(client: &Client, node: u16) -> Result<RepairView, ClientError> {
 }
 
 fn progress(view: &RepairView) -> String {
-    let ended = view.peers.iter().filter(|peer| peer.state == "done" || peer.state == "failed");
-    let (ended, all) = (ended.count(), view.peers.len());
+    let done = view.peers.iter().filter(|peer| peer.state == "done").count();
+    let all = view.peers.len();
     let compared: u64 = view.peers.iter().map(|peer| peer.compared_partitions).sum();
     let differing: u64 = view.peers.iter().map(|peer| peer.differing_partitions).sum();
     let repaired: u64 = view.peers.iter().map(|peer| peer.repaired_records).sum();
     format!(
-        "compared with {ended} of {all} nodes, {compared} of {differing} partitions that differ, \
+        "compared with {done} of {all} nodes, {compared} of {differing} partitions that differ, \
          {repaired} records repaired"
     )
 }

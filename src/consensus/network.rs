@@ -189,7 +189,16 @@ where
                             None => self.requests = None,
                             Some(request) => {
                                 let pending = self.link.append(request, self.timeout);
-                                self.answers.push_back(Box::pin(pending.result()));
+                                // Else answers that nobody gave would come without end in no time.
+                                let pause = planted::is(Bug::CommitWithoutQuorum)
+                                    .then(|| self.link.network.runtime.clone());
+                                self.answers.push_back(Box::pin(async move {
+                                    let result = pending.result().await;
+                                    if let Some(runtime) = pause {
+                                        runtime.sleep(Duration::from_millis(1)).await;
+                                    }
+                                    result
+                                }));
                             }
                         }
                         continue;
