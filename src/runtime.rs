@@ -31,6 +31,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 pub use tokio::time::Instant;
 
+pub mod flag;
+pub mod pace;
 mod simulated;
 mod timer;
 pub mod watch;

@@ -18,7 +18,7 @@ use super::roster::Roster;
 use super::sessions::{Origin, Verdict};
 use super::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
 use crate::planted::{self, Bug};
-use crate::storage::table::{Table, TableBatch};
+use crate::storage::table::{Table, TableBatch, just_after};
 use crate::storage::{encoding, rows};
 use crate::telemetry::Metrics;
 use crate::types::{ClusterId, Members, NodeId, Version, Write};
@@ -73,7 +73,7 @@ impl MachineState {
             let page = table.scan(&from, &to, SESSIONS_A_SCAN).map_err(io::Error::other)?;
             let Some((last, _)) = page.last() else { break };
             // The first key after `last`.
-            from = [last, &[0_u8][..]].concat().into();
+            from = just_after(last).into();
             for (row, value) in page {
                 let origin = rows::parse_session_row(&row)
                     .ok_or_else(|| codec::invalid("a session row", format!("{row:?}")))?;

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{WriteResult, codec};
 use crate::planted::{self, Bug};
 use crate::storage::rows;
-use crate::storage::table::{Table, TableBatch};
+use crate::storage::table::{Table, TableBatch, just_after};
 use crate::types::RetryKey;
 
 /// How many keys are remembered. With the longest keys their rows take about 400 MB; with the
@@ -111,7 +111,7 @@ impl Changes {
                 memory.count = memory.count.saturating_sub(1);
                 batch.put(rows::retry_count_row(), codec::encode(&memory.count)?);
             }
-            self.swept_to = Some([&row[..], &[0]].concat().into());
+            self.swept_to = Some(just_after(&row).into());
             batch.remove(row);
         }
         Ok(())

@@ -35,7 +35,6 @@ mod member_rules;
 mod membership;
 mod messages;
 mod network;
-mod pace;
 mod pins;
 mod raft_types;
 mod replacing;

@@ -23,25 +23,10 @@ use tokio::sync::MutexGuard as AsyncMutexGuard;
 use super::apply::MachineState;
 use super::codec;
 use super::installation::{Installation, Step};
-use super::pace::{Haste, Pace};
 use super::snapshot::{self, Manifest};
 use super::state_machine::{Machine, Seen, index_of};
-
-/// Says that the rows are waited for, as long as it lives.
-struct Awaited<'a>(&'a Haste);
-
-impl Awaited<'_> {
-    fn by(haste: &Haste) -> Awaited<'_> {
-        haste.set(true);
-        Awaited(haste)
-    }
-}
-
-impl Drop for Awaited<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
+use crate::runtime::flag::Flag;
+use crate::runtime::pace::Pace;
 
 impl Machine {
     /// Replaces the rows by those that were received, unless the table holds as much. Where that
@@ -49,7 +34,7 @@ impl Machine {
     pub(super) async fn install(
         self: &Arc<Machine>,
         manifest: Manifest,
-        haste: &Haste,
+        haste: &Flag,
     ) -> io::Result<()> {
         let _rows = self.rows.lock().await;
         self.check_whole()?;
@@ -82,7 +67,7 @@ impl Machine {
                 }
                 Step::More(bytes) => {
                     pace.charge(bytes, self.runtime.now());
-                    let in_haste = || haste.is_needed() || self.rows_awaited.is_needed();
+                    let in_haste = || haste.is_set() || self.rows_awaited.is_set();
                     pace.rest(&self.runtime, in_haste).await;
                 }
             }
@@ -96,7 +81,7 @@ impl Machine {
         if let Ok(rows) = self.rows.try_lock() {
             return rows;
         }
-        let _awaited = Awaited::by(&self.rows_awaited);
+        let _awaited = self.rows_awaited.raise();
         self.rows.lock().await
     }
 

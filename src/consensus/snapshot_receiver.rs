@@ -7,7 +7,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,12 +16,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::codec;
 use super::inbound::answer;
 use super::messages::{SnapshotAnswer, SnapshotMessage};
-use super::pace::Haste;
 use super::raft_types::{Raft, TypeConfig, Vote};
 use super::snapshot::{Incoming, Manifest};
 use super::state_machine::{Machine, SnapshotData};
 use crate::peer::Inbound;
 use crate::runtime::Task;
+use crate::runtime::flag::Flag;
 
 /// How often it is looked whether an election is over.
 const LEADER_POLL: Duration = Duration::from_millis(50);
@@ -40,7 +39,7 @@ pub(super) struct Receiver {
 /// A transfer that arrived, and is being installed until its task ends.
 struct Installing {
     id: u64,
-    haste: Haste,
+    haste: Flag,
     ended: oneshot::Receiver<Result<Vote, String>>,
     task: Task<()>,
 }
@@ -220,7 +219,7 @@ impl Receiver {
         let received = manifest.clone();
         let runtime = &self.machine.runtime;
         runtime.blocking(move || transfer.file.finish(&received)).await?;
-        let haste = Haste::default();
+        let haste = Flag::default();
         haste.set(in_haste);
         let (tell, ended) = oneshot::channel();
         let install =
@@ -234,32 +233,17 @@ impl Receiver {
     }
 }
 
-/// Says that openraft knows nothing of what is laid into the table, as long as it lives.
-struct Untold(Arc<Machine>);
-
-impl Untold {
-    fn of(machine: &Arc<Machine>) -> Untold {
-        machine.untold.store(true, Ordering::SeqCst);
-        Untold(machine.clone())
-    }
-}
-
-impl Drop for Untold {
-    fn drop(&mut self) {
-        self.0.untold.store(false, Ordering::SeqCst);
-    }
-}
-
 /// Installs what was received, and gives this node's vote then.
 async fn install(
     raft: Raft,
     machine: Arc<Machine>,
     mut vote: Vote,
     manifest: Manifest,
-    haste: Haste,
+    haste: Flag,
 ) -> io::Result<Vote> {
     let goes_first = goes_before_openraft(&raft, vote, &manifest);
-    let _untold = goes_first.then(|| Untold::of(&machine));
+    // Until it ends, openraft knows nothing of what is laid into the table.
+    let _untold = goes_first.then(|| machine.untold.raise());
     if goes_first {
         // Where this fails, openraft is refused the same, and stops for good.
         if let Err(error) = machine.install(manifest.clone(), &haste).await {

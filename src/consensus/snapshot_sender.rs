@@ -28,13 +28,13 @@ use openraft::{ErrorSubject, ErrorVerb, StorageError};
 use super::codec;
 use super::messages::{SnapshotAnswer, SnapshotMessage};
 use super::network::{Link, rpc_error};
-use super::pace::Pace;
 use super::pins::Pin;
 use super::raft_types::{TypeConfig, Vote};
 use super::snapshot::Manifest;
 use super::state_machine::{Capture, Machine, next_page};
 use crate::peer::{Lane, PeerError, Service};
 use crate::runtime::Instant;
+use crate::runtime::pace::Pace;
 use crate::storage::table::TableError;
 
 /// Pages on their way at once: enough to fill a link, and little to hold in memory.
@@ -120,7 +120,7 @@ impl<'a> Sender<'a> {
         let begin = SnapshotMessage::Begin {
             transfer: self.transfer,
             vote: self.vote,
-            in_haste: self.machine.haste.is_needed(),
+            in_haste: self.machine.haste.is_set(),
         };
         if let Step::Over(vote) = self.deliver(&begin, |since| self.may_begin(since)).await? {
             return Ok(SnapshotResponse::new(vote));
@@ -150,7 +150,7 @@ impl<'a> Sender<'a> {
             let answer = tokio::select! {
                 biased;
                 Some(answer) = window.answers.next() => answer,
-                () = pace.rest(runtime, || self.machine.haste.is_needed()), if may_send => {
+                () = pace.rest(runtime, || self.machine.haste.is_set()), if may_send => {
                     let (taken, page) = self.next_page(capture).await?;
                     capture = taken;
                     let Some(page) = page else {
@@ -264,7 +264,7 @@ impl<'a> Sender<'a> {
                 transfer: self.transfer,
                 vote: self.vote,
                 manifest: manifest.clone(),
-                in_haste: self.machine.haste.is_needed(),
+                in_haste: self.machine.haste.is_set(),
             };
             match self.tell(&end, PAGE_TIMEOUT)?.await {
                 Ok(SnapshotAnswer::Installing) => {

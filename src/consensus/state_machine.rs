@@ -10,7 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -21,12 +21,12 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::apply::{Applying, GroupState, MachineState};
 use super::codec;
 use super::installation;
-use super::pace::Haste;
 use super::pins::Pins;
 use super::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Incoming, Manifest};
 use super::turns::Turns;
 use crate::planted::{self, Bug};
+use crate::runtime::flag::Flag;
 use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime};
 use crate::storage::disk::Disk;
@@ -62,9 +62,9 @@ pub(super) struct Machine {
     /// Held while a batch is applied, and for as long as the rows are being replaced.
     pub(super) rows: AsyncMutex<()>,
     /// Whether a batch to be applied waits for them.
-    pub(super) rows_awaited: Haste,
+    pub(super) rows_awaited: Flag,
     /// Whether a snapshot is being laid into the table that openraft has not been told of yet.
-    pub(super) untold: AtomicBool,
+    pub(super) untold: Flag,
     /// The last checkpoint, as openraft was told of it.
     checkpoint: watch::Sender<Option<SnapshotMeta>>,
     /// How much of a snapshot is sent, and installed, a second.
@@ -72,7 +72,7 @@ pub(super) struct Machine {
     /// One snapshot is sent at a time.
     pub(super) sending: Turns,
     /// Whether the group waits for those that are sent one, as the leader sees it.
-    pub(super) haste: Haste,
+    pub(super) haste: Flag,
     /// What the snapshots being sent keep from being purged.
     pub(super) pins: Arc<Pins>,
 }
@@ -145,12 +145,12 @@ impl Machine {
             state: Mutex::new(state),
             installs: AtomicU64::new(0),
             rows: AsyncMutex::new(()),
-            rows_awaited: Haste::default(),
-            untold: AtomicBool::new(false),
+            rows_awaited: Flag::default(),
+            untold: Flag::default(),
             checkpoint: watch::Sender::new(None),
             snapshot_bytes_per_s: options.snapshot_bytes_per_s,
             sending: Turns::default(),
-            haste: Haste::default(),
+            haste: Flag::default(),
         })
     }
 
@@ -370,7 +370,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
         // A table that is being replaced is made durable by whoever replaces it; and openraft must not
         // hear of a checkpoint that is ahead of all that it knows.
-        let busy = self.0.is_installing() || self.0.untold.load(Ordering::SeqCst);
+        let busy = self.0.is_installing() || self.0.untold.is_set();
         (force || !busy).then(|| Builder::new(&self.0))
     }
 
@@ -393,7 +393,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if manifest.group.applied < meta.last_log_id {
             return Err(codec::invalid("a snapshot", "it is older than it was said to be"));
         }
-        self.0.install(manifest, &Haste::always()).await
+        self.0.install(manifest, &Flag::raised()).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::OpenTable;
 use super::directory::within_directory;
-use super::watched_table::WatchedTable;
+use super::watched_table::watched;
 use crate::config::Settings;
 use crate::consensus::RaftReplay;
 use crate::error::StartError;
@@ -37,7 +37,7 @@ pub(super) fn open_storage(
 ) -> Result<OpenedStorage, StartError> {
     let refuse = |problem| within_directory(StartError::DataDirectory(problem), settings);
     let table = open_table().map_err(|error| refuse(error.to_string()))?;
-    let table: Arc<dyn Table> = Arc::new(WatchedTable::new(table, failed.clone()));
+    let table: Arc<dyn Table> = Arc::new(watched(table, failed.clone()));
     let mut raft = RaftReplay::default();
     let mut replica =
         ReplicaRecovery::new(settings.mode, table.clone(), metrics.clone()).map_err(refuse)?;

@@ -6,69 +6,34 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::fail;
 use crate::runtime::watch;
-use crate::storage::table::{Table, TableBatch, TableError, TableView};
+use crate::storage::table::{Hooked, Hooks, Table, TableError};
 
 /// Passes everything on, and says where that failed.
-pub(super) struct WatchedTable {
-    inner: Arc<dyn Table>,
+pub(super) fn watched(
+    table: Arc<dyn Table>,
     failed: watch::Sender<Option<String>>,
+) -> Hooked<FailureWatch> {
+    Hooked::new(table, FailureWatch(failed))
 }
 
-impl WatchedTable {
-    pub fn new(inner: Arc<dyn Table>, failed: watch::Sender<Option<String>>) -> WatchedTable {
-        WatchedTable { inner, failed }
-    }
+/// What stops the node where its table fails.
+pub(super) struct FailureWatch(watch::Sender<Option<String>>);
 
-    fn watched<T>(&self, result: Result<T, TableError>) -> Result<T, TableError> {
-        match &result {
-            Ok(_) | Err(TableError::ViewOverrun { .. } | TableError::ViewEnded) => {}
-            Err(error @ (TableError::Io(_) | TableError::Damaged(_))) => {
-                fail(&self.failed, error.to_string());
-            }
+impl Hooks for FailureWatch {
+    fn before_checkpoint(&self) -> Result<(), TableError> {
+        match self.0.borrow().clone() {
+            Some(reason) => Err(TableError::Io(Arc::new(std::io::Error::other(reason)))),
+            None => Ok(()),
         }
-        result
-    }
-}
-
-impl Table for WatchedTable {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TableError> {
-        self.watched(self.inner.get(key))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        self.watched(self.inner.scan(from, to, limit))
-    }
-
-    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError> {
-        self.watched(self.inner.scan_keys(from, to, limit))
-    }
-
-    fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
-        self.watched(self.inner.apply(batch))
-    }
-
-    fn may_wait(&self) -> bool {
-        self.inner.may_wait()
-    }
-
-    fn checkpoint(&self) -> Result<(), TableError> {
-        if let Some(reason) = self.failed.borrow().clone() {
-            return Err(TableError::Io(Arc::new(std::io::Error::other(reason))));
+    fn failed(&self, error: &TableError) {
+        match error {
+            TableError::ViewOverrun { .. } | TableError::ViewEnded => {}
+            TableError::Io(_) | TableError::Damaged(_) => fail(&self.0, error.to_string()),
         }
-        self.watched(self.inner.checkpoint())
-    }
-
-    fn view(&self) -> Result<Box<dyn TableView>, TableError> {
-        self.watched(self.inner.view())
     }
 }
 
@@ -76,43 +41,35 @@ impl Table for WatchedTable {
 mod tests {
     use super::*;
     use crate::storage::disk::SimDisk;
-    use crate::storage::table::MemoryTable;
+    use crate::storage::table::{MemoryTable, TableBatch};
 
     /// A table that may wait.
     struct Waiting;
 
-    impl Table for Waiting {
-        fn get(&self, _: &[u8]) -> Result<Option<Bytes>, TableError> {
-            Ok(None)
-        }
-        fn scan(&self, _: &[u8], _: &[u8], _: usize) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-            Ok(Vec::new())
-        }
-        fn apply(&self, _: TableBatch) -> Result<(), TableError> {
-            Ok(())
-        }
-        fn may_wait(&self) -> bool {
+    impl Hooks for Waiting {
+        fn may_wait(&self, _: bool) -> bool {
             true
         }
-        fn checkpoint(&self) -> Result<(), TableError> {
-            Ok(())
-        }
-        fn view(&self) -> Result<Box<dyn TableView>, TableError> {
-            Err(TableError::ViewEnded)
-        }
+    }
+
+    fn plain() -> (SimDisk, Arc<dyn Table>) {
+        let disk = SimDisk::new(1);
+        let table = MemoryTable::open(Arc::new(disk.clone()), "table").expect("a table");
+        (disk, Arc::new(table))
     }
 
     #[test]
     fn that_a_table_may_wait_is_passed_on() {
-        assert!(WatchedTable::new(Arc::new(Waiting), watch::Sender::new(None)).may_wait());
+        let waiting = Arc::new(Hooked::new(plain().1, Waiting));
+        assert!(watched(waiting, watch::Sender::new(None)).may_wait());
+        assert!(!watched(plain().1, watch::Sender::new(None)).may_wait());
     }
 
     #[test]
     fn a_checkpoint_whose_sync_failed_stops_the_node_and_is_not_tried_again() {
-        let disk = SimDisk::new(1);
-        let table = MemoryTable::open(Arc::new(disk.clone()), "table").expect("a table");
+        let (disk, table) = plain();
         let failed = watch::Sender::new(None);
-        let table = WatchedTable::new(Arc::new(table), failed.clone());
+        let table = watched(table, failed.clone());
         table.checkpoint().expect("a healthy disk");
         assert_eq!(*failed.borrow(), None);
         let mut batch = TableBatch::default();

@@ -132,8 +132,8 @@ pub fn head(row: &Bytes) -> Result<Head, DecodeError> {
         Content::Tombstone => (true, None, 0),
         Content::Value { bytes, expires_at_ms, .. } => (false, *expires_at_ms, bytes.len() as u64),
     };
-    let digest = encoding::digest(row);
-    Ok(Head { version: record.version, tombstone, expires_at_ms, size, digest })
+    let (version, digest) = encoding::rank(row)?;
+    Ok(Head { version, tombstone, expires_at_ms, size, digest })
 }
 
 /// The key that a peer asks about, as [`Asking::all`] sends it.

@@ -11,7 +11,7 @@ mod disks;
 
 use super::members::address_of;
 use super::plan::Plan;
-use super::witness::WitnessedTable;
+use super::witness::Watching;
 use super::world::Shared;
 use crate::api::{self, Api};
 use crate::config::{Engine, Settings};
@@ -20,7 +20,7 @@ use crate::peer::fault::FaultPlan;
 use crate::peer::memory::MemoryNetwork;
 use crate::runtime::{Instant, Runtime, Task};
 use crate::storage::disk::{Disk, SimDisk};
-use crate::storage::table::{MemoryTable, Table};
+use crate::storage::table::{Hooked, MemoryTable, Table};
 use crate::telemetry::Metrics;
 use crate::types::{ClusterId, NodeId};
 
@@ -260,7 +260,8 @@ impl Machine {
             disk,
             open_table: Box::new(move || {
                 let table = MemoryTable::open(table_disk, MEMORY_TABLE_FILE)?;
-                let table: Arc<dyn Table> = Arc::new(WitnessedTable { table, shared });
+                let table: Arc<dyn Table> =
+                    Arc::new(Hooked::new(Arc::new(table), Watching(shared)));
                 *opened.lock() = Some(table.clone());
                 Ok(table)
             }),

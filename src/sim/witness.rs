@@ -10,12 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::world::Shared;
 use crate::history::ValueId;
-use crate::storage::table::{Table, TableBatch, TableError, TableView};
+use crate::storage::table::{Hooks, TableBatch, TableError};
 use crate::storage::{encoding, rows};
 use crate::types::{Content, Version};
 
@@ -60,47 +59,15 @@ impl Witness {
     }
 }
 
-/// A table that tells the witness of everything that is written to it.
-pub(super) struct WitnessedTable<T> {
-    pub table: T,
-    pub shared: Shared,
-}
+/// Tells the witness of everything that is written to a table.
+pub(super) struct Watching(pub Shared);
 
-impl<T: Table> Table for WitnessedTable<T> {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TableError> {
-        self.table.get(key)
-    }
-
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        self.table.scan(from, to, limit)
-    }
-
-    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError> {
-        self.table.scan_keys(from, to, limit)
-    }
-
-    fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
-        for sentence in self.shared.witness.take(&batch) {
-            self.shared.broken("written-twice", sentence);
+impl Hooks for Watching {
+    fn before_apply(&self, batch: &TableBatch) -> Result<(), TableError> {
+        for sentence in self.0.witness.take(batch) {
+            self.0.broken("written-twice", sentence);
         }
-        self.table.apply(batch)
-    }
-
-    fn may_wait(&self) -> bool {
-        self.table.may_wait()
-    }
-
-    fn checkpoint(&self) -> Result<(), TableError> {
-        self.table.checkpoint()
-    }
-
-    fn view(&self) -> Result<Box<dyn TableView>, TableError> {
-        self.table.view()
+        Ok(())
     }
 }
 

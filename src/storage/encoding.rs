@@ -138,6 +138,12 @@ pub fn digest(bytes: &[u8]) -> u64 {
     XxHash3_64::oneshot(bytes)
 }
 
+/// What decides which of two records of a key is newer, and tells them apart where they differ: the
+/// version, and under one version the [`digest`].
+pub fn rank(bytes: &[u8]) -> Result<(Version, u64), DecodeError> {
+    Ok((peek(bytes)?.0, digest(bytes)))
+}
+
 /// The order in which two encoded records of one key win, on every replica alike: by version; under
 /// one version by [`digest`]. Equal only where the bytes are equal.
 pub fn compare(left: &[u8], right: &[u8]) -> Result<Ordering, DecodeError> {

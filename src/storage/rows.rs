@@ -12,7 +12,7 @@ use std::vec;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::table::{Table, TableError};
+use super::table::{Table, TableError, just_after};
 use crate::types::{Key, NodeId, PARTITIONS, Partition};
 
 const DATA: u8 = b'd';
@@ -122,7 +122,7 @@ pub fn partition_range(partition: Partition) -> (Bytes, Bytes) {
 
 /// The first row of a partition that may follow that of the key named `after`.
 pub fn row_after(partition: Partition, after: &str) -> Bytes {
-    data_row_bytes(partition, &[after.as_bytes(), &[0]].concat())
+    just_after(&data_row_bytes(partition, after.as_bytes())).into()
 }
 
 /// A hint for a replica: family `h`, node, key.
@@ -198,21 +198,13 @@ impl Bound {
         let begin = data_row_bytes(partition, prefix.as_bytes());
         let bound = match self {
             Bound::Start => return begin,
-            Bound::After(key) => just_after(&data_row_bytes(partition, key.as_bytes())),
+            Bound::After(key) => row_after(partition, key),
             Bound::AfterPrefix(skipped) => {
                 successor(&data_row_bytes(partition, skipped.as_bytes()))
             }
         };
         begin.max(bound)
     }
-}
-
-/// The least row above this one.
-fn just_after(row: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(row.len() + 1);
-    bytes.put_slice(row);
-    bytes.put_u8(0);
-    bytes.freeze()
 }
 
 /// Up to `limit` user rows that begin with `prefix`, from `from`, over all partitions merged in key
@@ -304,7 +296,7 @@ impl Cursor {
         let rows = table.scan_keys(&self.from, &self.to, self.chunk_rows)?;
         self.at_end = rows.len() < self.chunk_rows;
         if let Some(last) = rows.last() {
-            self.from = just_after(last);
+            self.from = just_after(last).into();
         }
         // A partition that needs more than its share is likely to need much more.
         self.chunk_rows = (self.chunk_rows * 2).min(MAX_CHUNK_ROWS);

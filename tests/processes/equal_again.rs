@@ -1,7 +1,5 @@
 //! A leaderless replica that was away becomes equal without a read, and the commands that tell of it.
 
-use std::process::{Command, Output};
-
 use quorate::types::Mode;
 use serde_json::Value;
 
@@ -11,17 +9,6 @@ use super::trial::Trial;
 const KEYS: usize = 60;
 
 impl Trial {
-    /// Runs `quorate` against one node.
-    fn command(&self, index: usize, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_quorate"))
-            .args(arguments)
-            .arg("--node")
-            .arg(self.cluster.addresses()[index].to_string())
-            .args(["--output", "json"])
-            .output()
-            .expect("the command runs")
-    }
-
     /// Whether some replica of a key is known to be behind, or is not known.
     fn differs(&self, key: &str) -> bool {
         let output = self.command(0, &["explain", key]);

@@ -1,6 +1,6 @@
 //! Which nodes hold which partitions, and what a change would move, asked of a running cluster.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use quorate::types::Mode;
 use serde_json::Value;
@@ -8,14 +8,7 @@ use serde_json::Value;
 use super::trial::Trial;
 
 fn layout(trial: &Trial, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_quorate"))
-        .args(["cluster", "layout"])
-        .args(arguments)
-        .arg("--node")
-        .arg(trial.cluster.addresses()[1].to_string())
-        .args(["--output", "json"])
-        .output()
-        .expect("the command runs")
+    trial.command(1, &[&["cluster", "layout"], arguments].concat())
 }
 
 fn json(output: &Output) -> Value {

@@ -1,5 +1,6 @@
 //! A cluster for one test, and how the test talks to it.
 
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,6 +167,17 @@ impl Trial {
                 return Some(items);
             }
         }
+    }
+
+    /// Runs a command of `quorate` against one node, and has it answer in JSON.
+    pub fn command(&self, index: usize, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_quorate"))
+            .args(arguments)
+            .arg("--node")
+            .arg(self.cluster.addresses()[index].to_string())
+            .args(["--output", "json"])
+            .output()
+            .expect("the command runs")
     }
 
     /// A counter of one node, by its name without prefix and suffix.

@@ -8,14 +8,14 @@ use openraft::storage::RaftStateMachine;
 use super::support::*;
 use crate::consensus::apply::{Applying, MachineState};
 use crate::consensus::installation::{Installation, Limits, Step};
-use crate::consensus::pace::Haste;
 use crate::consensus::raft_types::Entry;
 use crate::consensus::snapshot::{self, Incoming, Manifest};
 use crate::consensus::state_machine::{Machine, StateMachine, copy};
 use crate::consensus::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
 use crate::runtime::Runtime;
+use crate::runtime::flag::Flag;
 use crate::storage::disk::{Disk, SimDisk};
-use crate::storage::table::{Table, TableBatch, TableError};
+use crate::storage::table::{Hooked, Table, TableBatch, TableError};
 use crate::storage::{encoding, rows};
 use crate::telemetry::Metrics;
 use crate::types::{ClusterId, Condition, Content, NodeId, Version};
@@ -269,7 +269,7 @@ fn an_install_replaces_rows_sessions_and_position() {
 }
 
 /// A table that fails after so many batches, as if the process had died there.
-fn dying(table: Arc<dyn Table>, batches: usize) -> Meddling {
+fn dying(table: Arc<dyn Table>, batches: usize) -> Hooked<Meddling> {
     let left = parking_lot::Mutex::new(batches);
     let before_apply = Box::new(move || {
         let mut left = left.lock();
@@ -279,7 +279,7 @@ fn dying(table: Arc<dyn Table>, batches: usize) -> Meddling {
         *left -= 1;
         Ok(())
     });
-    Meddling { table, may_wait: false, before_apply }
+    Hooked::new(table, Meddling { may_wait: false, before_apply })
 }
 
 /// Steps of a few rows, each made durable after a few of them.
@@ -392,7 +392,7 @@ fn entries_that_came_with_a_snapshot_are_passed_over_and_an_older_snapshot_too()
         let older = filled(&SimDisk::new(3), &runtime, 50).await;
         let target = filled(&disk, &runtime, 30).await;
         let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
-        target.install(manifest, &Haste::default()).await.expect("installs");
+        target.install(manifest, &Flag::default()).await.expect("installs");
         let rows = data_rows(&*target.table);
         // openraft knows nothing of it, and goes on where its log ends.
         let again = (31..=100).map(|index| Ok((blank(1, index), None)));
@@ -400,7 +400,7 @@ fn entries_that_came_with_a_snapshot_are_passed_over_and_an_older_snapshot_too()
         machine.apply(futures_util::stream::iter(again)).await.expect("applies");
         assert_eq!(target.applied(), Some(log_id(1, 100)));
         let manifest = copy(&older, Arc::new(disk.clone())).expect("copied");
-        target.install(manifest, &Haste::default()).await.expect("nothing to do");
+        target.install(manifest, &Flag::default()).await.expect("nothing to do");
         assert_eq!(target.applied(), Some(log_id(1, 100)));
         assert_eq!((data_rows(&*target.table), target.installs()), (rows, Some(1)));
         assert_eq!(disk.list("snapshot").expect("listed"), Vec::<String>::new());
@@ -418,13 +418,13 @@ fn nothing_is_applied_to_a_table_whose_rows_were_not_all_replaced() {
         let target = filled(&disk, &runtime, 30).await;
         let mut manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
         manifest.checksum ^= 1;
-        assert!(target.install(manifest.clone(), &Haste::default()).await.is_err());
+        assert!(target.install(manifest.clone(), &Flag::default()).await.is_err());
         assert!(target.is_installing(), "it passes for whole");
         let mut machine = StateMachine(target.clone());
         let next = [Ok((blank(1, 31), None))];
         let refused = machine.apply(futures_util::stream::iter(next)).await.expect_err("refuses");
         assert!(refused.to_string().contains("incomplete"), "{refused}");
-        assert!(target.install(manifest, &Haste::always()).await.is_err());
+        assert!(target.install(manifest, &Flag::raised()).await.is_err());
     });
 }
 

@@ -184,9 +184,9 @@ fn openraft_hears_of_no_checkpoint_of_a_table_that_is_ahead_of_it() {
         let leader = world.leader().await;
         let machine = world.run(leader).consensus.machine.clone();
         let mut store = StateMachine(machine.clone());
-        machine.untold.store(true, Ordering::SeqCst);
+        machine.untold.set(true);
         assert!(store.try_create_snapshot_builder(false).await.is_none());
-        machine.untold.store(false, Ordering::SeqCst);
+        machine.untold.set(false);
         let mut builder = store.try_create_snapshot_builder(false).await.expect("a builder");
         let asked_at = machine.applied();
         world.write_key(2, "later", "1").await;

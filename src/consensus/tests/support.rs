@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, RaftLogReader};
 use tokio::sync::oneshot;
@@ -14,7 +13,7 @@ use crate::consensus::{Command, RaftReplay, Session, Submission};
 use crate::runtime::Runtime;
 use crate::storage::disk::{Disk, SimDisk};
 use crate::storage::log::{CommitLog, LogError, LogOptions, LogUser};
-use crate::storage::table::{MemoryTable, Table, TableBatch, TableError, TableView};
+use crate::storage::table::{Hooks, MemoryTable, TableBatch, TableError};
 use crate::telemetry::Metrics;
 use crate::types::{Change, Condition, Key, NodeId, Write};
 
@@ -144,36 +143,18 @@ pub async fn log_ids(store: &mut LogStore) -> Vec<(u64, u64)> {
     ids.map(|id| (id.leader_id.term, id.index)).collect()
 }
 
-/// A table over another, with something done before each batch is applied.
+/// Something done before each batch is applied to a table.
 pub struct Meddling {
-    pub table: Arc<dyn Table>,
     pub may_wait: bool,
     pub before_apply: Box<dyn Fn() -> Result<(), TableError> + Send + Sync>,
 }
 
-impl Table for Meddling {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TableError> {
-        self.table.get(key)
+impl Hooks for Meddling {
+    fn before_apply(&self, _: &TableBatch) -> Result<(), TableError> {
+        (self.before_apply)()
     }
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        self.table.scan(from, to, limit)
-    }
-    fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
-        (self.before_apply)()?;
-        self.table.apply(batch)
-    }
-    fn may_wait(&self) -> bool {
+
+    fn may_wait(&self, _: bool) -> bool {
         self.may_wait
-    }
-    fn checkpoint(&self) -> Result<(), TableError> {
-        self.table.checkpoint()
-    }
-    fn view(&self) -> Result<Box<dyn TableView>, TableError> {
-        self.table.view()
     }
 }

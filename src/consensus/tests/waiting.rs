@@ -12,6 +12,7 @@ use crate::consensus::Command;
 use crate::consensus::state_machine::{Machine, MachineOptions, StateMachine};
 use crate::runtime::Runtime;
 use crate::storage::disk::SimDisk;
+use crate::storage::table::Hooked;
 use crate::telemetry::Metrics;
 
 /// Longer than anything here takes; who waits this long waits for ever.
@@ -25,8 +26,7 @@ fn while_a_table_waits_other_tasks_of_the_same_thread_run_and_learn_what_was_app
     let (begun, has_begun) = channel();
     let (let_go, go_on) = channel();
     let channels = Mutex::new((begun, go_on));
-    let table = Meddling {
-        table: open_table(&disk),
+    let meddling = Meddling {
         may_wait: true,
         before_apply: Box::new(move || {
             let channels = channels.lock();
@@ -37,7 +37,7 @@ fn while_a_table_waits_other_tasks_of_the_same_thread_run_and_learn_what_was_app
     };
     let machine = Machine::open(MachineOptions {
         runtime,
-        table: Arc::new(table),
+        table: Arc::new(Hooked::new(open_table(&disk), meddling)),
         disk: Arc::new(disk),
         metrics: Metrics::new(),
         orders_data: true,

@@ -23,7 +23,7 @@ use crate::config::{Engine, Settings};
 use crate::history::{Seeded, ValueId};
 use crate::node::{OpenTable, TABLE_DIRECTORY, World};
 use crate::storage::disk::Disk;
-use crate::storage::table::{Table, TableBatch, TableError, TableView};
+use crate::storage::table::{Hooked, Hooks, Table, TableError};
 use crate::types::{Mode, Version};
 
 /// How many keys are written: few, so that most are written again.
@@ -165,7 +165,8 @@ impl Recorder {
         let open_table: OpenTable = Box::new(move || {
             let inner = open()?;
             *slot.lock() = Some(inner.clone());
-            Ok(Arc::new(CopiedTable { inner, directory, recording, moments }) as Arc<dyn Table>)
+            let copying = Copying { directory, recording, moments };
+            Ok(Arc::new(Hooked::new(inner, copying)) as Arc<dyn Table>)
         });
         let settings = self.settings.clone();
         let started = Running::start(settings, disk, open_table, self.seed, self.starts).await;
@@ -231,48 +232,17 @@ impl Recorder {
 }
 
 /// Copies the table's files whenever a checkpoint has ended.
-struct CopiedTable {
-    inner: Arc<dyn Table>,
+struct Copying {
     directory: std::path::PathBuf,
     recording: Recording,
     moments: Arc<Mutex<Vec<Moment>>>,
 }
 
-impl Table for CopiedTable {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TableError> {
-        self.inner.get(key)
-    }
-
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
-        self.inner.scan(from, to, limit)
-    }
-
-    fn scan_keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, TableError> {
-        self.inner.scan_keys(from, to, limit)
-    }
-
-    fn apply(&self, batch: TableBatch) -> Result<(), TableError> {
-        self.inner.apply(batch)
-    }
-
-    fn may_wait(&self) -> bool {
-        self.inner.may_wait()
-    }
-
-    fn checkpoint(&self) -> Result<(), TableError> {
-        self.inner.checkpoint()?;
+impl Hooks for Copying {
+    fn after_checkpoint(&self) -> Result<(), TableError> {
         let files = read_directory(&self.directory)?;
         self.moments.lock().push(Moment { at: self.recording.len(), synced: true, files });
         Ok(())
-    }
-
-    fn view(&self) -> Result<Box<dyn TableView>, TableError> {
-        self.inner.view()
     }
 }
 

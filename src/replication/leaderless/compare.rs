@@ -200,7 +200,10 @@ fn entries(
         {
             read += record.len();
             told += key.as_str().len();
-            entries.held.push((key.as_str().to_owned(), held_by(&record)?));
+            entries.held.push((
+                key.as_str().to_owned(),
+                encoding::rank(&record).map_err(|error| error.to_string())?,
+            ));
         }
         last = Some(key);
         if read >= MAX_BYTES_READ || told >= MAX_BYTES_TOLD {
@@ -210,11 +213,6 @@ fn entries(
     }
     entries.up_to = last.filter(|_| !is_whole).map(|key| key.as_str().to_owned());
     Ok(entries)
-}
-
-fn held_by(record: &[u8]) -> Result<Held, String> {
-    let (version, _) = encoding::peek(record).map_err(|error| error.to_string())?;
-    Ok((version, encoding::digest(record)))
 }
 
 #[cfg(test)]

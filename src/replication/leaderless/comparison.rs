@@ -247,7 +247,7 @@ impl<'a> Comparison<'a> {
     /// Brings the newer record of each key to whoever lacks it, some at a time. Whether all were taken;
     /// an error where not one was.
     async fn repair(&self, found: &[Difference]) -> Result<bool, String> {
-        let began = self.core.runtime.now();
+        self.core.begin_repair();
         let (mut under_way, mut bytes_under_way) = (FuturesUnordered::new(), 0);
         let (mut bytes, mut taken, mut failure) = (0, 0, None);
         let mut left = found.iter();
@@ -269,9 +269,7 @@ impl<'a> Comparison<'a> {
                 Err(reason) => failure = Some(reason),
             }
         }
-        let rate = self.core.settings.repair_bytes_per_s.max(1);
-        let share = Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
-        self.core.runtime.sleep_until(began + share).await;
+        self.core.rest_for(bytes).await;
         match failure {
             Some(reason) if taken == 0 => Err(reason),
             failure => Ok(failure.is_none()),

@@ -41,12 +41,12 @@ pub struct Entry {
 impl Entry {
     /// Of a key's bytes and its encoded record.
     pub fn of(key: &[u8], row: &[u8]) -> Result<Entry, DecodeError> {
-        let (version, _) = encoding::peek(row)?;
+        let (version, digest) = encoding::rank(row)?;
         let key_hash = XxHash3_64::oneshot(key);
         // On the stack: this is done twice for every row that changes.
         let mut bytes = [0; 16 + Version::BYTES];
         bytes[..8].copy_from_slice(&key_hash.to_be_bytes());
-        bytes[8..16].copy_from_slice(&encoding::digest(row).to_be_bytes());
+        bytes[8..16].copy_from_slice(&digest.to_be_bytes());
         bytes[16..].copy_from_slice(&version.to_bytes());
         Ok(Entry { leaf: leaf_of_hash(key_hash), hash: XxHash3_64::oneshot(&bytes) })
     }

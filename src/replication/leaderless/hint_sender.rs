@@ -1,7 +1,7 @@
 //! Sending hints to the replicas that they are for, once those are back.
 //!
-//! One page at a time goes to each replica, and no more than `leaderless.repair_bytes_per_s`: a replica
-//! that comes back has requests to serve. A hint stays until it was taken.
+//! One page at a time goes to each replica, and with comparisons no more than
+//! `leaderless.repair_bytes_per_s`: a replica that comes back has requests to serve. A hint stays until it was taken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,7 @@ impl Core {
             // What is counted is not in the table yet.
             return Ok(false);
         }
-        let began = self.runtime.now();
+        let began = self.begin_repair();
         let sent: Vec<(Hint, Gathering<Taken>)> = hints
             .into_iter()
             .map(|hint| {
@@ -66,9 +66,7 @@ impl Core {
         }
         self.hints.arrived(&taken)?;
         self.metrics.hints_sent.inc_by(taken.len() as u64);
-        let rate = self.settings.repair_bytes_per_s.max(1);
-        let share = Duration::from_micros(bytes * 1_000_000 / rate);
-        self.runtime.sleep_until(began + share).await;
+        self.rest_for(bytes).await;
         Ok(taken.len() == all)
     }
 }

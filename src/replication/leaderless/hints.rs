@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use crate::storage::encoding;
 use crate::storage::rows;
-use crate::storage::table::{Table, TableBatch, TableError, on_a_task};
+use crate::storage::table::{Table, TableBatch, TableError, just_after, on_a_task};
 use crate::telemetry::Metrics;
 use crate::types::{Key, NodeId};
 
@@ -93,7 +93,7 @@ impl Hints {
         loop {
             let page = table.scan(&from, &to, PAGE)?;
             let Some((last, _)) = page.last() else { break };
-            from = [last.as_ref(), &[0]].concat().into();
+            from = just_after(last).into();
             for (row, record) in &page {
                 let hint = hint(row, record)?;
                 *state.kept.entry(hint.to).or_default() += hint.bytes();

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
 
 use super::explain::Explanation;
 use super::layout::{LayoutPlan, LayoutStatus, Share};
@@ -42,6 +43,7 @@ use crate::consensus::{Consensus, ConsensusStatus};
 use crate::error::{ReadError, Refusal, StartError, WriteError};
 use crate::peer::{Inbound, SharedTransport};
 use crate::planted::{self, Bug};
+use crate::runtime::pace::Pace;
 use crate::runtime::{Runtime, Task};
 use crate::storage::log::{CommitLog, LogUser, Position};
 use crate::storage::table::Table;
@@ -157,6 +159,8 @@ struct Core {
     trees: Arc<Trees>,
     hints: Arc<Hints>,
     repairs: Repairs,
+    /// Of all that this node writes to others so that they become equal.
+    repair_pace: Mutex<Pace>,
     ceiling: Ceiling,
     peers: Peers,
     transport: SharedTransport,
@@ -195,6 +199,7 @@ impl Leaderless {
         let hints = Hints::open(table.clone(), metrics.clone(), limit_bytes)
             .map_err(|error| StartError::DataDirectory(error.to_string()))?;
         let others = nodes.iter().copied().filter(|id| *id != node);
+        let pace = Pace::new(settings.leaderless.repair_bytes_per_s, runtime.now());
         let core = Core {
             node,
             layout,
@@ -208,6 +213,7 @@ impl Leaderless {
             trees,
             hints: Arc::new(hints),
             repairs: Repairs::default(),
+            repair_pace: Mutex::new(pace),
             ceiling: Ceiling::new(runtime.clone(), log.clone(), clock, stored_ms),
             peers: Peers::new(&runtime, &options.transport, others),
             stragglers: Arc::new(Stragglers::new(max_stragglers, metrics.clone())),

@@ -3,12 +3,31 @@
 //! One at a time; who asks while one runs is told of that one. It does what the comparisons in the
 //! background do, and differs in that it is for all other nodes, says how far it is, and goes on until
 //! nothing is left that was too new for the first look.
+//!
+//! Also the pace that all repairs of a node keep together, hints among them.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::Core;
 use crate::replication::repair::{PeerRepair, RepairState, RepairStatus};
+use crate::runtime::Instant;
 use crate::types::NodeId;
+
+impl Core {
+    /// Says that records are about to be sent so that replicas become equal; gives the time.
+    pub(super) fn begin_repair(&self) -> Instant {
+        let now = self.runtime.now();
+        self.repair_pace.lock().begin(now);
+        now
+    }
+
+    /// Rests for what was sent, so that all of it together keeps `leaderless.repair_bytes_per_s`.
+    pub(super) async fn rest_for(&self, bytes: u64) {
+        let next_at = self.repair_pace.lock().charge(bytes, self.runtime.now());
+        self.runtime.sleep_until(next_at).await;
+    }
+}
 
 /// The repair that runs, or the last one.
 #[derive(Default)]

@@ -65,7 +65,7 @@ pub fn resolve(held: &[Held]) -> Result<Resolution, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::encoding::{digest, encode};
+    use crate::storage::encoding::{encode, rank};
     use crate::types::{Content, Record};
     use proptest::prelude::*;
 
@@ -132,7 +132,7 @@ mod tests {
             records in proptest::collection::vec(record(), 0..6),
             turn in 0..6_usize,
         ) {
-            let rank = |record: &Bytes| (peek(record).expect("a record").0, digest(record));
+            let rank = |record: &Bytes| rank(record).expect("a record");
             let expected = records.iter().flatten().max_by_key(|record| rank(record)).cloned();
             let mut turned = held(&records);
             turned.rotate_left(turn.min(records.len()));

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::hash_tree::{Entry, HashTree};
 use crate::storage::encoding::DecodeError;
 use crate::storage::rows;
-use crate::storage::table::{Table, TableError};
+use crate::storage::table::{Table, TableError, just_after};
 use crate::types::{PARTITIONS, Partition};
 
 /// Rows read in one go to build a tree: what takes well under a millisecond from memory.
@@ -136,8 +136,7 @@ impl Trees {
         {
             let bytes: usize = page.iter().map(|(row, record)| row.len() + record.len()).sum();
             build.rows = (PAGE_BYTES * limit / bytes.max(1)).clamp(1, PAGE_ROWS);
-            // The first row that may follow it.
-            build.next = [last.as_ref(), &[0]].concat().into();
+            build.next = just_after(last).into();
             return Ok(Some(Built::Part));
         }
         let Some(build) = slot.build.take() else { return Ok(Some(Built::Part)) };

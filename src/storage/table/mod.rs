@@ -94,6 +94,11 @@ pub trait Table: Send + Sync + 'static {
     fn view(&self) -> Result<Box<dyn TableView>, TableError>;
 }
 
+/// The least key above `key`, where a scan goes on that ended with it.
+pub fn just_after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
 /// Does `work`, which reads or writes the table, on a task: where it may wait, without holding up the
 /// tasks that would have run on the same thread, heartbeats among them.
 pub fn on_a_task<T>(table: &dyn Table, work: impl FnOnce() -> T) -> T {
@@ -109,11 +114,13 @@ pub trait TableView: Send {
 #[cfg(test)]
 mod contract;
 mod fjall;
+mod hooked;
 mod memory;
 mod sled;
 mod write_behind;
 
 pub use self::fjall::FjallTable;
+pub use self::hooked::{Hooked, Hooks};
 pub use self::memory::MemoryTable;
 pub use self::sled::SledTable;
 pub use self::write_behind::WriteBehind;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fjall::{Readable as _, Snapshot};
 
 use super::{Inner, ROWS_END, row, row_key};
-use crate::storage::table::{TableError, TableView};
+use crate::storage::table::{TableError, TableView, just_after};
 
 /// The views of a table.
 #[derive(Default)]
@@ -60,8 +60,7 @@ impl FjallView {
         max_bytes: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, TableError> {
         let from = match &self.last {
-            // The least key above it.
-            Some(last) => [last, &[0][..]].concat(),
+            Some(last) => just_after(last),
             None => row_key(b""),
         };
         let mut rows = snapshot.range(&table.keyspace, from..ROWS_END.to_vec());

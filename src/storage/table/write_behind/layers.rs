@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::{TableBatch, TableError};
+use super::super::{TableBatch, TableError, just_after};
 
 /// What a row costs beyond its bytes: its share of a node of the map, and two handles.
 const ROW_BYTES: usize = 128;
@@ -208,9 +208,4 @@ impl Row for Bytes {
     fn key(&self) -> &Bytes {
         self
     }
-}
-
-/// The least key above `key`.
-fn just_after(key: &[u8]) -> Vec<u8> {
-    [key, &[0]].concat()
 }

@@ -1,10 +1,8 @@
 //! A bounded rate for work that may wait, so that requests beside it keep their turn.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::runtime::{Instant, Runtime};
+use super::{Instant, Runtime};
 
 const NANOS_A_SECOND: u128 = 1_000_000_000;
 
@@ -13,7 +11,7 @@ const HASTE_LOOK: Duration = Duration::from_millis(250);
 
 /// Keeps work in bytes at a rate. Time that passed without work is not saved up: after a pause no burst
 /// follows.
-pub(super) struct Pace {
+pub struct Pace {
     bytes_per_s: u64,
     /// When the next work may begin.
     free_at: Instant,
@@ -21,20 +19,28 @@ pub(super) struct Pace {
 
 impl Pace {
     /// For work that begins `now`. A rate of 0 is taken for 1.
-    pub(super) fn new(bytes_per_s: u64, now: Instant) -> Pace {
+    pub fn new(bytes_per_s: u64, now: Instant) -> Pace {
         Pace { bytes_per_s: bytes_per_s.max(1), free_at: now }
     }
 
-    /// Notes that `bytes` more were worked on: work that took its time needs no rest.
-    pub(super) fn charge(&mut self, bytes: u64, now: Instant) {
+    /// Says that work begins `now`, for a pace that is kept between pieces of work: the time since the
+    /// last is not saved up.
+    pub fn begin(&mut self, now: Instant) {
+        self.free_at = self.free_at.max(now);
+    }
+
+    /// Notes that `bytes` more were worked on, and says when the next work may begin: work that took its
+    /// time needs no rest.
+    pub fn charge(&mut self, bytes: u64, now: Instant) -> Instant {
         let nanos = u128::from(bytes) * NANOS_A_SECOND / u128::from(self.bytes_per_s);
         let share = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         self.free_at = (self.free_at + share).max(now);
+        self.free_at
     }
 
     /// Rests until the next work may begin; not at all, or no longer, where there is haste. What was
     /// worked on in haste is not rested for afterwards. Safe to cancel.
-    pub(super) async fn rest(&mut self, runtime: &Runtime, in_haste: impl Fn() -> bool) {
+    pub async fn rest(&mut self, runtime: &Runtime, in_haste: impl Fn() -> bool) {
         loop {
             let now = runtime.now();
             if in_haste() {
@@ -48,35 +54,16 @@ impl Pace {
     }
 }
 
-/// Whether somebody waits for the work, so that it takes no rest. Cheap to clone; all clones say the same.
-#[derive(Clone, Default)]
-pub(super) struct Haste(Arc<AtomicBool>);
-
-impl Haste {
-    /// For work that takes no rest at all.
-    pub(super) fn always() -> Haste {
-        Haste(Arc::new(AtomicBool::new(true)))
-    }
-
-    pub(super) fn set(&self, needed: bool) {
-        self.0.store(needed, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_needed(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::flag::Flag;
     use super::*;
     use crate::runtime::in_a_paused_world;
 
     impl Pace {
         /// How long to rest, now that `bytes` more were worked on.
         fn owed(&mut self, bytes: u64, now: Instant) -> Duration {
-            self.charge(bytes, now);
-            self.free_at.saturating_duration_since(now)
+            self.charge(bytes, now).saturating_duration_since(now)
         }
     }
 
@@ -85,7 +72,7 @@ mod tests {
         in_a_paused_world(async {
             let runtime = Runtime::simulated(1, 1_000_000);
             let began = runtime.now();
-            let haste = Haste::default();
+            let haste = Flag::default();
             let mut pace = Pace::new(1 << 20, began);
             // A minute of rest, in which somebody comes to wait for the work.
             pace.charge(60 << 20, began);
@@ -95,7 +82,7 @@ mod tests {
                 clock.sleep(Duration::from_secs(2)).await;
                 waiting.set(true);
             });
-            pace.rest(&runtime, || haste.is_needed()).await;
+            pace.rest(&runtime, || haste.is_set()).await;
             let rested = runtime.now() - began;
             assert!(
                 rested >= Duration::from_secs(2) && rested < Duration::from_secs(3),
@@ -103,12 +90,12 @@ mod tests {
             );
             for _ in 0..100 {
                 pace.charge(60 << 20, runtime.now());
-                pace.rest(&runtime, || haste.is_needed()).await;
+                pace.rest(&runtime, || haste.is_set()).await;
             }
             assert_eq!(runtime.now() - began, rested, "no rest at all");
             haste.set(false);
             pace.charge(1 << 20, runtime.now());
-            pace.rest(&runtime, || haste.is_needed()).await;
+            pace.rest(&runtime, || haste.is_set()).await;
             assert_eq!(
                 runtime.now() - began,
                 rested + Duration::from_secs(1),
@@ -134,6 +121,22 @@ mod tests {
         let mut pace = Pace::new(1 << 20, start);
         assert_eq!(pace.owed(256 << 10, at(900)), Duration::ZERO);
         assert_eq!(pace.owed(256 << 10, at(900)), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn two_kinds_of_work_share_a_pace_and_neither_gets_what_was_left_unused_before() {
+        let start = Runtime::real().now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut pace = Pace::new(1 << 20, start);
+        pace.begin(at(10_000));
+        assert_eq!(
+            pace.charge(256 << 10, at(10_000)),
+            at(10_250),
+            "ten idle seconds count for nothing"
+        );
+        // The other begins, and ends, while the first rests.
+        pace.begin(at(10_100));
+        assert_eq!(pace.charge(512 << 10, at(10_200)), at(10_750));
     }
 
     #[test]
