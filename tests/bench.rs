@@ -115,6 +115,36 @@ fn an_open_loop_a_kill_and_restarts_of_one_node_account_for_everything() {
     assert!(left_behind(dir.path()).is_empty(), "{:?}", left_behind(dir.path()));
 }
 
+/// A log that is cut soon, so that few keys need to be written again.
+const SMALL_LOG: [&str; 3] = [
+    "storage.checkpoint_log_bytes=1MiB",
+    "storage.log_segment_bytes=1MiB",
+    "leader.keep_entries=100",
+];
+
+#[test]
+fn a_follower_that_is_sent_a_snapshot_is_measured_before_meanwhile_and_after() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().to_str().expect("text");
+    let mut args = vec!["--snapshot", "--engine", "memory", "--data-dir", data, "--keys", "2000"];
+    for setting in SMALL_LOG {
+        args.extend(["--set", setting]);
+    }
+    args.extend(["--connections", "2", "--value-size", "100", "--output", "json"]);
+    args.extend(["--rate", "100", "--duration", "1s", "--warmup", "100ms"]);
+    let found = json(&bench(&args));
+    let snapshot = &found["snapshots"][0];
+    positive(snapshot, &["node", "installed_ms"]);
+    let parts = snapshot["parts"].as_array().expect("parts");
+    let names: Vec<_> = parts.iter().map(|part| part["name"].as_str()).collect();
+    assert_eq!(names, [Some("before"), Some("without"), Some("while"), Some("after")]);
+    for part in parts {
+        positive(&part["row"], &["operations.done", "latency.p99_us", "seconds"]);
+        assert_eq!(part["row"]["operations"]["failed"], 0, "{part:#}");
+    }
+    assert!(left_behind(dir.path()).is_empty(), "{:?}", left_behind(dir.path()));
+}
+
 #[test]
 fn a_bench_that_makes_no_sense_is_refused_in_one_line_before_anything_starts() {
     for (args, parts) in [

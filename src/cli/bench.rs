@@ -115,6 +115,10 @@ pub(super) struct BenchArgs {
     /// Load the keys, then stop and kill each node: time until ready and until its first read
     #[arg(long, help_heading = "Events, instead of plain rows")]
     restart: bool,
+    /// Load the keys, kill a follower until the log was cut, and have it sent a snapshot: latencies before,
+    /// without it, meanwhile and after
+    #[arg(long, help_heading = "Events, instead of plain rows")]
+    snapshot: bool,
 
     /// text, or json for programs
     #[arg(long, value_enum, default_value_t = Output::Text, help_heading = "Output")]
@@ -184,6 +188,7 @@ impl BenchArgs {
                 stop_leader: times("--stop-leader", self.stop_leader.as_deref())?,
                 kill_follower: times("--kill-follower", self.kill_follower.as_deref())?,
                 restart: self.restart,
+                snapshot: self.snapshot,
             },
             watch: self.watch.as_deref().map(|every| time("--watch", every)).transpose()?,
             out: self.out.clone(),
@@ -398,6 +403,9 @@ mod tests {
             ("--kill-follower 2 --nodes 1", &["--kill-follower 2", "2 --nodes"]),
             ("--kill-leader 2 --connections 1,2", &["--connections", "one with --kill-leader"]),
             ("--restart --targets 127.0.0.1:1", &["--restart", "no --targets"]),
+            ("--snapshot --nodes 2", &["--snapshot", "3 --nodes"]),
+            ("--snapshot --mode both", &["--snapshot", "--mode leader"]),
+            ("--snapshot --mix get", &["--mix get", "--snapshot"]),
         ] {
             let problem = read(line).expect_err(line);
             assert!(parts.iter().all(|part| problem.contains(part)), "{line}: {problem}");

@@ -23,6 +23,7 @@ mod restarts;
 pub mod results;
 mod rows;
 mod schedule;
+mod snapshots;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -91,9 +92,10 @@ fn steps(options: &BenchOptions) -> u64 {
                 + of_kills(events.stop_leader)
                 + of_kills(events.kill_follower)
                 + if events.restart { restarts } else { 0 }
+                + if events.snapshot { 2 } else { 0 }
         }
     };
-    let loading = u64::from(options.load || events.restart);
+    let loading = u64::from(options.loads());
     (clusters * options.value_bytes.len()) as u64 * (1 + loading + of_a_cluster)
 }
 
@@ -140,7 +142,7 @@ fn begin(options: &BenchOptions, runtime: &Runtime, place: &Place) -> BenchResul
             Subject::Running(_) => Vec::new(),
         },
         keys: options.keys,
-        loaded: options.load || options.events.restart,
+        loaded: options.loads(),
         duration_s: options.duration.as_secs_f64(),
         warm_up_s: options.warm_up.as_secs_f64(),
         timeout_ms: worker::TIMEOUT.as_millis() as u64,
@@ -157,6 +159,7 @@ fn begin(options: &BenchOptions, runtime: &Runtime, place: &Place) -> BenchResul
         rows: Vec::new(),
         kills: Vec::new(),
         restarts: Vec::new(),
+        snapshots: Vec::new(),
         ended_early: None,
     }
 }
@@ -266,7 +269,7 @@ impl Bench<'_> {
 
     async fn measure(&self, stage: &mut Stage<'_>, value_bytes: usize) -> anyhow::Result<()> {
         let (options, mode) = (self.options, stage.mode);
-        if options.load || options.events.restart {
+        if options.loads() {
             self.progress.step(&format!("{mode}: {} keys of {value_bytes} bytes", options.keys));
             let (nodes, keys) = (stage.nodes.clone(), options.keys);
             loading::load(self.runtime, Loading { nodes, keys, value_bytes }).await?;
@@ -302,6 +305,10 @@ impl Bench<'_> {
         if events.restart {
             let found = restarts::run(stage, load.value_bytes).await?;
             self.results.lock().restarts.push(found);
+        }
+        if events.snapshot {
+            let found = snapshots::run(stage, load).await?;
+            self.results.lock().snapshots.push(found);
         }
         Ok(())
     }

@@ -161,6 +161,8 @@ pub struct Events {
     pub kill_follower: u32,
     /// Whether every node is restarted.
     pub restart: bool,
+    /// Whether a follower is sent a snapshot.
+    pub snapshot: bool,
 }
 
 impl Events {
@@ -169,9 +171,9 @@ impl Events {
         self == Events::default()
     }
 
-    /// How often a node is ended under a steady load.
-    pub fn kills(self) -> u32 {
-        self.kill_leader + self.stop_leader + self.kill_follower
+    /// Whether a steady load goes on meanwhile.
+    pub fn under_load(self) -> bool {
+        self.kill_leader + self.stop_leader + self.kill_follower > 0 || self.snapshot
     }
 }
 
@@ -252,7 +254,7 @@ impl BenchOptions {
             return Err(format!("--watch: {every} ms: expected {least} ms or more"));
         }
         if !self.events.is_empty() {
-            return Err("--watch: expected plain rows, without kills and restarts".to_owned());
+            return Err("--watch: expected plain rows, without events".to_owned());
         }
         match self.subject {
             Subject::Started(_) => Ok(()),
@@ -263,12 +265,13 @@ impl BenchOptions {
     }
 
     fn validate_events(&self) -> Result<(), String> {
-        let Events { kill_leader, stop_leader, kill_follower, restart } = self.events;
+        let Events { kill_leader, stop_leader, kill_follower, restart, snapshot } = self.events;
         let asked = [
             ("--kill-leader", kill_leader > 0),
             ("--stop-leader", stop_leader > 0),
             ("--kill-follower", kill_follower > 0),
             ("--restart", restart),
+            ("--snapshot", snapshot),
         ];
         let Some((event, _)) = asked.into_iter().find(|(_, asked)| *asked) else { return Ok(()) };
         let Subject::Started(nodes) = &self.subject else {
@@ -282,8 +285,8 @@ impl BenchOptions {
         if let Some((flag, given)) = several.into_iter().find(|(_, given)| *given != 1) {
             return Err(format!("{flag}: {given} of them: expected one with {event}"));
         }
-        let kills = self.events.kills() > 0;
-        if let Some(mix) = self.mixes.iter().find(|mix| kills && !mix.writes()) {
+        let under_load = self.events.under_load();
+        if let Some(mix) = self.mixes.iter().find(|mix| under_load && !mix.writes()) {
             return Err(format!(
                 "--mix {mix}: expected one that writes, such as put, with {event}"
             ));
@@ -297,6 +300,9 @@ impl BenchOptions {
                  --kill-follower kills any node)"
             ));
         }
+        if snapshot && (nodes.modes.contains(&Mode::Leaderless) || nodes.nodes < 3) {
+            return Err("--snapshot: expected --mode leader and 3 --nodes or more".to_owned());
+        }
         if kill_follower > 0 && nodes.modes.contains(&Mode::Leader) && nodes.nodes < 2 {
             return Err(format!("--kill-follower {kill_follower}: expected 2 --nodes or more"));
         }
@@ -305,7 +311,12 @@ impl BenchOptions {
 
     /// Whether requests arrive at a rate.
     pub fn is_open(&self) -> bool {
-        self.rate_per_second.is_some() || self.events.kills() > 0
+        self.rate_per_second.is_some() || self.events.under_load()
+    }
+
+    /// Whether every key is written before anything is measured.
+    pub fn loads(&self) -> bool {
+        self.load || self.events.restart || self.events.snapshot
     }
 
     /// The level that reads of `mix` ask for; `None` where they name none.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::results::{BenchResults, Kills, Restart, Restarts, Row};
+use super::results::{BenchResults, Kills, Restart, Restarts, Row, Snapshot};
 use crate::lab::report::document::{Block, Table};
 use crate::lab::report::words::{bytes, count, number, time_ms, time_us, when, whole};
 use crate::lab::report::{markdown, terminal as plain};
@@ -55,6 +55,9 @@ fn blocks(results: &BenchResults) -> Vec<Block> {
     }
     for restarts in &results.restarts {
         blocks.extend(of_restarts(restarts));
+    }
+    for snapshot in &results.snapshots {
+        blocks.extend(of_snapshot(snapshot));
     }
     blocks.push(Block::List(notes(results)));
     blocks
@@ -232,6 +235,36 @@ fn of_restarts(restarts: &Restarts) -> Vec<Block> {
         bytes(restarts.value_bytes as f64)
     );
     vec![table(&[&title, "ready", &first_read], rows)]
+}
+
+fn of_snapshot(snapshot: &Snapshot) -> Vec<Block> {
+    let line = |(name, row): (&str, &Row)| {
+        let undone = row.operations.failed + row.operations.unknown;
+        let mut line = vec![name.to_owned(), format!("{} s", number(row.seconds))];
+        line.push(number(row.per_second));
+        line.extend(latencies(row.latency));
+        line.push(whole(undone));
+        line
+    };
+    let parts = snapshot.parts.iter().map(|part| (part.name.as_str(), &part.row));
+    let load = snapshot.parts.first().map(|part| name(&part.row)).unwrap_or_default();
+    let head = [&load, "length", "a second", "p50", "p90", "p99", "p99.9", "max", "errors"];
+    let mut lines = vec![
+        format!(
+            "node {} was sent a snapshot of {} keys of {}: installed {} after its start",
+            snapshot.node,
+            whole(snapshot.keys as u64),
+            bytes(snapshot.value_bytes as f64),
+            time_ms(snapshot.installed_ms)
+        ),
+        format!("arrivals for which there was no room: {}", whole(snapshot.missed)),
+    ];
+    if let (Some(before), Some(during)) = (snapshot.p99_us("before"), snapshot.p99_us("while")) {
+        let times = during as f64 / before.max(1) as f64;
+        lines.push(format!("p99 while the snapshot went over: {times:.1} times that before"));
+    }
+    lines.push(String::new());
+    vec![table(&head, parts.map(line).collect()), Block::List(lines)]
 }
 
 /// What a reader must know beside the figures.

@@ -29,6 +29,8 @@ pub struct BenchResults {
     pub rows: Vec<Row>,
     pub kills: Vec<Kills>,
     pub restarts: Vec<Restarts>,
+    #[serde(default)]
+    pub snapshots: Vec<Snapshot>,
     /// Why it ended before it was done; absent where it did not.
     pub ended_early: Option<String>,
 }
@@ -188,6 +190,38 @@ pub struct Restart {
     pub first_read_ms: f64,
 }
 
+/// A follower that came back to a log that was cut, under a steady load through the other nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub mode: Mode,
+    /// The follower.
+    pub node: u16,
+    pub keys: usize,
+    pub value_bytes: usize,
+    /// From the start of its process until the snapshot was installed.
+    pub installed_ms: f64,
+    /// Arrivals of the load, in all parts and between them, for which there was no room.
+    pub missed: u64,
+    /// `before` it was killed, `without` it, `while` the snapshot went over and was installed, and
+    /// `after`.
+    pub parts: Vec<SnapshotPart>,
+}
+
+/// A part of the load. What it cost is not in its row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotPart {
+    pub name: String,
+    pub row: Row,
+}
+
+impl Snapshot {
+    /// The p99 of one part, in microseconds.
+    pub fn p99_us(&self, name: &str) -> Option<u64> {
+        let part = self.parts.iter().find(|part| part.name == name)?;
+        part.row.latency.map(|latency| latency.p99_us)
+    }
+}
+
 /// What came of a bench.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BenchVerdict {
@@ -204,7 +238,9 @@ impl BenchResults {
     pub fn verdict(&self) -> BenchVerdict {
         let (mut failed, mut unknown) = (Vec::new(), Vec::new());
         failed.extend(self.ended_early.clone());
-        for row in self.rows.iter().filter(|row| row.operations.done == 0) {
+        let parts = self.snapshots.iter().flat_map(|snapshot| &snapshot.parts);
+        let rows = self.rows.iter().chain(parts.map(|part| &part.row));
+        for row in rows.filter(|row| row.operations.done == 0) {
             let codes: Vec<&str> = row.errors.keys().map(String::as_str).collect();
             failed.push(format!(
                 "no {} was done in {} mode: {}",

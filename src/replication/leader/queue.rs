@@ -121,6 +121,13 @@ impl From<NotQueued> for Refusal {
     }
 }
 
+/// How much waits in both queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub writes: usize,
+    pub bytes: usize,
+}
+
 /// The two queues, and how the pump learns of them.
 pub struct Queue {
     state: Mutex<State>,
@@ -133,6 +140,7 @@ struct State {
     writes: VecDeque<Pending>,
     write_bytes: usize,
     remote: VecDeque<Remote>,
+    remote_writes: usize,
     remote_bytes: usize,
     closed: bool,
     flow: Option<Flow>,
@@ -194,6 +202,7 @@ impl Queue {
             return Err(remote);
         }
         state.remote_bytes += remote.bytes;
+        state.remote_writes += remote.submission.writes.len();
         state.remote.push_back(remote);
         drop(state);
         self.wake.notify_one();
@@ -250,9 +259,19 @@ impl Queue {
         while state.remote.front().is_some_and(&mut fits) {
             let Some(remote) = state.remote.pop_front() else { break };
             state.remote_bytes -= remote.bytes;
+            state.remote_writes -= remote.submission.writes.len();
             taken.push(remote);
         }
         taken
+    }
+
+    /// What waits, of clients and of other nodes.
+    pub fn waiting(&self) -> Waiting {
+        let state = self.state.lock();
+        Waiting {
+            writes: state.writes.len() + state.remote_writes,
+            bytes: state.write_bytes + state.remote_bytes,
+        }
     }
 
     /// Whether clients' writes wait.
@@ -264,7 +283,7 @@ impl Queue {
     pub fn drain(&self) {
         let mut state = self.state.lock();
         let (writes, remote) = (take(&mut state.writes), take(&mut state.remote));
-        (state.write_bytes, state.remote_bytes) = (0, 0);
+        (state.write_bytes, state.remote_writes, state.remote_bytes) = (0, 0, 0);
         drop(state);
         drop(writes);
         remote.into_iter().for_each(|remote| remote.reply.refuse("this node is stopping"));

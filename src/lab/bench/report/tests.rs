@@ -93,6 +93,7 @@ fn results() -> BenchResults {
         rows: vec![row()],
         kills: Vec::new(),
         restarts: Vec::new(),
+        snapshots: Vec::new(),
         ended_early: None,
     }
 }

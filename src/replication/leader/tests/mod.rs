@@ -1,5 +1,6 @@
 //! Leader mode against a group and wires whose failures a test chooses, under a paused clock.
 
+mod batching;
 mod honesty;
 mod leases;
 mod machine;

@@ -15,10 +15,10 @@ use super::wires::{WireFate, Wires};
 use crate::consensus::{
     Applied, Command, ConsensusStatus, ProposeError, ReadIndexError, Session, Submission,
 };
-use crate::error::{MemberError, TransferError};
+use crate::error::{MemberError, TransferError, WriteError};
 use crate::peer::{Inbound, Request, Service};
 use crate::replication::leader::{Group, Leader, LeaderOptions};
-use crate::replication::{Replicator, RequestOptions};
+use crate::replication::{Replicator, RequestOptions, WriteAnswer};
 use crate::runtime::watch;
 use crate::runtime::{Instant, Runtime};
 use crate::storage::table::{Table, TableBatch};
@@ -441,4 +441,23 @@ pub fn within(world: &World, wait: Duration) -> RequestOptions {
 
 pub fn at_level(world: &World, level: Level) -> RequestOptions {
     RequestOptions { level: Some(level), ..within(world, ms(1_000)) }
+}
+
+pub async fn write_at(
+    world: &Arc<World>,
+    node: u16,
+    write: Write,
+    options: RequestOptions,
+) -> Result<WriteAnswer, WriteError> {
+    let part = world.node(node);
+    Replicator::write(&*part, write, options).await
+}
+
+/// Writes `a = value` through `node`, with a second to spare.
+pub async fn write(world: &Arc<World>, node: u16, value: &str) -> Result<WriteAnswer, WriteError> {
+    write_at(world, node, put("a", value), within(world, ms(1_000))).await
+}
+
+pub fn forwards(world: &World) -> usize {
+    world.sent.lock().iter().filter(|(_, _, service)| *service == Service::Forward).count()
 }

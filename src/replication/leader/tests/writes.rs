@@ -8,29 +8,13 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::wires::WireFate;
-use super::world::{Fate, World, at_level, in_a_world, ms, put, within};
+use super::world::{Fate, World, at_level, forwards, in_a_world, ms, put, within, write, write_at};
 use crate::consensus::Submission;
 use crate::error::{Refusal, WriteError};
-use crate::peer::Service;
-use crate::replication::leader::pump::{MAX_ENTRIES_IN_FLIGHT, MAX_FORWARDS_IN_FLIGHT};
+use crate::replication::leader::pump::{MAX_ENTRIES_IN_FLIGHT, PATIENCE};
 use crate::replication::leader::queue::{MAX_QUEUED_WRITE_BYTES, MAX_QUEUED_WRITES};
-use crate::replication::{Cost, Replicator, RequestOptions, WriteAnswer};
+use crate::replication::{Replicator, RequestOptions, WriteAnswer};
 use crate::types::{Change, Condition, EffectiveLevel, Level, Mode, NodeId, Outcome, Write};
-
-async fn write_at(
-    world: &Arc<World>,
-    node: u16,
-    write: Write,
-    options: RequestOptions,
-) -> Result<WriteAnswer, WriteError> {
-    let part = world.node(node);
-    Replicator::write(&*part, write, options).await
-}
-
-/// Writes `a = value` through `node`, with a second to spare.
-async fn write(world: &Arc<World>, node: u16, value: &str) -> Result<WriteAnswer, WriteError> {
-    write_at(world, node, put("a", value), within(world, ms(1_000))).await
-}
 
 fn outcome(result: &Result<WriteAnswer, WriteError>) -> Outcome {
     result.as_ref().map_or_else(WriteError::outcome, |_| Outcome::Done)
@@ -38,70 +22,6 @@ fn outcome(result: &Result<WriteAnswer, WriteError>) -> Outcome {
 
 fn is_no_leader(result: &Result<WriteAnswer, WriteError>) -> bool {
     matches!(result, Err(WriteError::Refused(Refusal::NoLeader { .. })))
-}
-
-fn forwards(world: &World) -> usize {
-    world.sent.lock().iter().filter(|(_, _, service)| *service == Service::Forward).count()
-}
-
-#[test]
-fn a_lone_write_waits_for_nobody() {
-    in_a_world(1, async |world| {
-        let before = world.runtime.now();
-        let answer = write(&world, 1, "v").await.expect("is written");
-        assert_eq!(world.runtime.now() - before, ms(2), "more than the commit itself");
-        assert_eq!(answer.level, EffectiveLevel::Linearizable);
-        assert_eq!(answer.cost, Cost { messages: 4, acks: 2 });
-        assert_eq!(answer.version.node(), NodeId(1));
-        assert_eq!(world.applications("v"), 1);
-    });
-}
-
-#[test]
-fn writes_that_arrive_together_share_few_entries() {
-    in_a_world(2, async |world| {
-        let values: Vec<String> = (0..64).map(|n| format!("v{n}")).collect();
-        let all = join_all(values.iter().map(|value| write(&world, 1, value))).await;
-        assert!(all.iter().all(Result::is_ok));
-        assert!(world.entries().len() <= MAX_ENTRIES_IN_FLIGHT, "{}", world.entries().len());
-        assert!(values.iter().all(|value| world.applications(value) == 1));
-    });
-}
-
-#[test]
-fn a_steady_load_keeps_a_bounded_number_of_entries_in_flight_and_fills_them() {
-    in_a_world(3, async |world| {
-        let client = async |client: usize| {
-            world.runtime.sleep(ms(client as u64 % 7)).await;
-            for n in 0..20 {
-                let node = 1 + (client % 3) as u16;
-                write(&world, node, &format!("{client}-{n}")).await.expect("is written");
-            }
-        };
-        join_all((0..64).map(client)).await;
-        assert_eq!(world.most_proposing.load(Ordering::Relaxed), MAX_ENTRIES_IN_FLIGHT);
-        let entries = world.entries();
-        let writes: usize = entries.iter().flatten().map(|s| s.writes.len()).sum();
-        assert_eq!(writes, 64 * 20);
-        assert!(entries.len() * 5 < writes, "{} entries", entries.len());
-        let shared = entries
-            .iter()
-            .filter(|entry| entry.iter().any(|s| s.session.origin != entry[0].session.origin));
-        assert!(shared.count() > 0, "no entry holds submissions of several nodes");
-    });
-}
-
-#[test]
-fn a_follower_forwards_what_arrives_together_as_few_submissions() {
-    in_a_world(4, async |world| {
-        let values: Vec<String> = (0..64).map(|n| format!("v{n}")).collect();
-        let all = join_all(values.iter().map(|value| write(&world, 2, value))).await;
-        let costs = all.iter().map(|one| one.as_ref().expect("is written").cost);
-        assert!(costs.into_iter().all(|cost| cost == Cost { messages: 6, acks: 2 }));
-        assert!(forwards(&world) <= MAX_FORWARDS_IN_FLIGHT);
-        assert!(values.iter().all(|value| world.applications(value) == 1));
-        assert_eq!(world.node(2).context.metrics.writes_forwarded.get(), 64);
-    });
 }
 
 #[test]
@@ -210,12 +130,12 @@ fn a_write_behind_hung_entries_is_not_applied_at_its_own_deadline() {
         world.fates.lock().extend([Fate::Hang; MAX_ENTRIES_IN_FLIGHT]);
         let long = |value| write_at(&world, 1, put("a", value), within(&world, ms(3_000)));
         let late = async {
-            world.runtime.sleep(ms(10)).await;
+            world.runtime.sleep(PATIENCE * 3).await;
             write(&world, 1, "late").await
         };
         let hung = async {
             // One after the other, so that each is an entry of its own.
-            let after = |wait| world.runtime.sleep(ms(wait));
+            let after = |turns| world.runtime.sleep(PATIENCE * turns);
             let second = async { (after(1).await, long("2").await).1 };
             let third = async { (after(2).await, long("3").await).1 };
             tokio::join!(long("1"), second, third)
@@ -302,16 +222,16 @@ fn a_forwarded_submission_that_waited_too_long_at_the_leader_is_not_proposed() {
     in_a_world(19, async |world| {
         world.fates.lock().extend([Fate::Hang; MAX_ENTRIES_IN_FLIGHT]);
         let long = |value| write_at(&world, 1, put("a", value), within(&world, ms(1_500)));
-        let after = |wait| world.runtime.sleep(ms(wait));
+        let after = |turns| world.runtime.sleep(PATIENCE * turns);
         let second = async { (after(1).await, long("2").await).1 };
         let third = async { (after(2).await, long("3").await).1 };
-        let forwarded = async { (after(10).await, write(&world, 2, "late").await).1 };
+        let forwarded = async { (after(3).await, write(&world, 2, "late").await).1 };
         let (_, _, _, forwarded) = tokio::join!(long("1"), second, third, forwarded);
         assert!(!matches!(outcome(&forwarded), Outcome::Done), "{forwarded:?}");
         assert!(forwards(&world) >= 1, "it never came to the leader");
         // The entries have ended by now, and those that follow commit.
         assert_eq!(outcome(&write(&world, 1, "next").await), Outcome::Done);
-        after(10_000).await;
+        world.runtime.sleep(ms(10_000)).await;
         assert_eq!(world.applications("late"), 0);
     });
 }

@@ -1,0 +1,120 @@
+//! Which writes share an entry or a message, and which wait for one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::join_all;
+
+use super::world::{Fate, World, forwards, in_a_world, ms, write};
+use crate::replication::Cost;
+use crate::replication::leader::pump::{
+    ENOUGH_WRITES, MAX_ENTRIES_IN_FLIGHT, MAX_FORWARDS_IN_FLIGHT, PATIENCE,
+};
+use crate::runtime::Instant;
+use crate::types::{EffectiveLevel, NodeId};
+
+#[test]
+fn a_lone_write_waits_for_nobody() {
+    in_a_world(1, async |world| {
+        let before = world.runtime.now();
+        let answer = write(&world, 1, "v").await.expect("is written");
+        assert_eq!(world.runtime.now() - before, ms(2), "more than the commit itself");
+        assert_eq!(answer.level, EffectiveLevel::Linearizable);
+        assert_eq!(answer.cost, Cost { messages: 4, acks: 2 });
+        assert_eq!(answer.version.node(), NodeId(1));
+        assert_eq!(world.applications("v"), 1);
+    });
+}
+
+#[test]
+fn writes_that_arrive_together_share_few_entries() {
+    in_a_world(2, async |world| {
+        let values: Vec<String> = (0..64).map(|n| format!("v{n}")).collect();
+        let all = join_all(values.iter().map(|value| write(&world, 1, value))).await;
+        assert!(all.iter().all(Result::is_ok));
+        assert!(world.entries().len() <= MAX_ENTRIES_IN_FLIGHT, "{}", world.entries().len());
+        assert!(values.iter().all(|value| world.applications(value) == 1));
+    });
+}
+
+#[test]
+fn a_steady_load_keeps_a_bounded_number_of_entries_in_flight_and_fills_them() {
+    in_a_world(3, async |world| {
+        let client = async |client: usize| {
+            world.runtime.sleep(ms(client as u64 % 7)).await;
+            for n in 0..20 {
+                let node = 1 + (client % 3) as u16;
+                write(&world, node, &format!("{client}-{n}")).await.expect("is written");
+            }
+        };
+        join_all((0..64).map(client)).await;
+        assert!(world.most_proposing.load(Ordering::Relaxed) <= MAX_ENTRIES_IN_FLIGHT);
+        let entries = world.entries();
+        let writes: usize = entries.iter().flatten().map(|s| s.writes.len()).sum();
+        assert_eq!(writes, 64 * 20);
+        assert!(entries.len() * 5 < writes, "{} entries", entries.len());
+        let shared = entries
+            .iter()
+            .filter(|entry| entry.iter().any(|s| s.session.origin != entry[0].session.origin));
+        assert!(shared.count() > 0, "no entry holds submissions of several nodes");
+    });
+}
+
+/// A write that arrives a millisecond from now, and when it was answered.
+async fn write_soon(world: &Arc<World>, value: &str) -> Instant {
+    world.runtime.sleep(ms(1)).await;
+    write(world, 1, value).await.expect("is written");
+    world.runtime.now()
+}
+
+#[test]
+fn few_writes_wait_for_the_entry_under_way_and_share_the_next() {
+    in_a_world(31, async |world| {
+        world.fates.lock().extend([Fate::Commit(ms(4))]);
+        let (first, second, third) =
+            tokio::join!(write(&world, 1, "1"), write_soon(&world, "2"), write_soon(&world, "3"));
+        assert!(first.is_ok() && second == third);
+        let sizes: Vec<usize> =
+            world.entries().iter().map(|e| e.iter().map(|s| s.writes.len()).sum()).collect();
+        assert_eq!(sizes, [1, 2]);
+        assert_eq!(world.most_proposing.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn an_entry_that_takes_long_is_not_waited_for() {
+    in_a_world(32, async |world| {
+        world.fates.lock().extend([Fate::Commit(ms(900))]);
+        let began = world.runtime.now();
+        let (slow, soon) = tokio::join!(write(&world, 1, "slow"), write_soon(&world, "soon"));
+        assert!(slow.is_ok());
+        let took = soon - began;
+        assert!(took >= PATIENCE && took < PATIENCE + ms(5), "{took:?}");
+    });
+}
+
+#[test]
+fn writes_that_are_worth_an_entry_wait_for_none() {
+    in_a_world(33, async |world| {
+        world.fates.lock().extend([Fate::Commit(ms(900))]);
+        let began = world.runtime.now();
+        let values: Vec<String> = (0..ENOUGH_WRITES).map(|n| format!("v{n}")).collect();
+        let many = join_all(values.iter().map(|value| write_soon(&world, value)));
+        let (slow, many) = tokio::join!(write(&world, 1, "slow"), many);
+        assert!(slow.is_ok());
+        assert!(many.iter().all(|at| *at - began < PATIENCE), "{:?}", many[0] - began);
+    });
+}
+
+#[test]
+fn a_follower_forwards_what_arrives_together_as_few_submissions() {
+    in_a_world(4, async |world| {
+        let values: Vec<String> = (0..64).map(|n| format!("v{n}")).collect();
+        let all = join_all(values.iter().map(|value| write(&world, 2, value))).await;
+        let costs = all.iter().map(|one| one.as_ref().expect("is written").cost);
+        assert!(costs.into_iter().all(|cost| cost == Cost { messages: 6, acks: 2 }));
+        assert!(forwards(&world) <= MAX_FORWARDS_IN_FLIGHT);
+        assert!(values.iter().all(|value| world.applications(value) == 1));
+        assert_eq!(world.node(2).context.metrics.writes_forwarded.get(), 64);
+    });
+}
