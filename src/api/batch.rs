@@ -26,6 +26,7 @@ use super::headers as h;
 use super::kv;
 use super::query::Parameters;
 use super::shared::{Call, Shared, json, wants_trace};
+use super::ttl;
 use super::value::ValueText;
 
 #[derive(Serialize)]
@@ -90,7 +91,8 @@ async fn batch(shared: &Shared, call: &mut Call, request: Request) -> Result<Res
         call.trace = wants_trace(trace)?;
     }
     if parts.headers.contains_key(h::QUORATE_TTL) {
-        return Err(kv::not_yet("Quorate-Ttl").into());
+        let problem = "a batch takes none: give each put a \"ttl\" of its own".to_owned();
+        return Err(Invalid::Header { name: "Quorate-Ttl", problem }.into());
     }
     if parts.headers.contains_key(h::IDEMPOTENCY_KEY) {
         // The operations are independent: one key could not say which of them were applied.
@@ -159,9 +161,11 @@ fn check(op: Op<'_>, limits: &Limits) -> Result<Work, String> {
         return Err(format!("a {} takes a key and nothing else", op.op));
     }
     let refused = |invalid| Ok(Work::Refused { invalid, is_write });
-    if op.ttl.is_some() {
-        return refused(kv::not_yet("ttl"));
-    }
+    let ttl = op.ttl.as_deref().map(ttl::parse).transpose();
+    let ttl_ms = match ttl {
+        Ok(ttl_ms) => ttl_ms,
+        Err(problem) => return refused(Invalid::Header { name: "ttl", problem }),
+    };
     let key = match Key::new(&op.key, limits.max_key_bytes) {
         Ok(key) => key,
         Err(error) => return refused(Invalid::Key(error)),
@@ -174,7 +178,7 @@ fn check(op: Op<'_>, limits: &Limits) -> Result<Work, String> {
             return refused(Invalid::Body(BodyError::TooLarge { what: "a value", limit_bytes }));
         }
         Some(value) => match op.content_type.map(checked_type).transpose() {
-            Ok(content_type) => Change::Put { value, content_type },
+            Ok(content_type) => Change::put(value, content_type, ttl_ms),
             Err(invalid) => return refused(invalid),
         },
     };

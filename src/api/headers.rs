@@ -18,6 +18,7 @@ pub const QUORATE_ACKS: HeaderName = HeaderName::from_static("quorate-acks");
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub const QUORATE_TTL: HeaderName = HeaderName::from_static("quorate-ttl");
+pub const QUORATE_EXPIRES: HeaderName = HeaderName::from_static("quorate-expires");
 
 /// Room for the longest version with its quotes, and for an HTTP date.
 const SHORT_TEXT_BYTES: usize = 32;

@@ -22,6 +22,7 @@ use super::headers as h;
 use super::query::Parameters;
 use super::range::{self, Wanted};
 use super::shared::{Call, Shared, wants_trace};
+use super::ttl;
 
 /// Where keys are.
 pub const PREFIX: &str = "/v1/kv/";
@@ -140,7 +141,7 @@ fn found(
     is_head: bool,
 ) -> Result<Response, RuledOut> {
     let Some(record) = answer.record else { return Err(RuledOut::NoSuchKey) };
-    let Content::Value { bytes, content_type, .. } = record.content else {
+    let Content::Value { bytes, content_type, expires_at_ms } = record.content else {
         return Err(RuledOut::NoSuchKey);
     };
     let version = record.version;
@@ -150,7 +151,7 @@ fn found(
     if conditions.if_none_match.as_ref().is_some_and(|tags| tags.match_weakly(version)) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        validators(response.headers_mut(), version);
+        validators(response.headers_mut(), version, expires_at_ms);
         return Ok(response);
     }
     let wanted = match (headers.range, headers.if_range) {
@@ -177,14 +178,17 @@ fn found(
         }
     };
     let headers = response.headers_mut();
-    validators(headers, version);
+    validators(headers, version, expires_at_ms);
     headers.insert(header::CONTENT_TYPE, type_header(content_type));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     Ok(response)
 }
 
-fn validators(headers: &mut HeaderMap, version: Version) {
-    headers.reserve(9);
+fn validators(headers: &mut HeaderMap, version: Version, expires_at_ms: Option<u64>) {
+    headers.reserve(10);
+    if let Some(at_ms) = expires_at_ms {
+        headers.insert(h::QUORATE_EXPIRES, h::http_date(at_ms));
+    }
     headers.insert(header::ETAG, h::etag(version));
     headers.insert(header::LAST_MODIFIED, h::http_date(version.millis()));
 }
@@ -200,6 +204,7 @@ struct WriteHeaders {
     has_condition: bool,
     content_type: Option<String>,
     idempotency_key: Option<String>,
+    ttl_ms: Option<u64>,
     trace: bool,
 }
 
@@ -224,7 +229,11 @@ impl WriteHeaders {
             } else if name == h::IDEMPOTENCY_KEY {
                 found.idempotency_key = Some(idempotency_key(&found, value)?);
             } else if name == h::QUORATE_TTL {
-                return Err(not_yet("Quorate-Ttl"));
+                if !is_put {
+                    let problem = "a delete takes none: it holds for good".to_owned();
+                    return Err(Invalid::Header { name: "Quorate-Ttl", problem });
+                }
+                found.ttl_ms = Some(ttl::of_header(value)?);
             }
         }
         Ok(found)
@@ -257,11 +266,6 @@ fn write_of(
     let retry =
         idempotency_key.map(|name| RetryKey::of(name, &key, &change, condition.as_ref(), expiry));
     Write { key, change, condition, retry }
-}
-
-pub fn not_yet(header: &str) -> Invalid {
-    let what = format!("{header} is not implemented yet: send the write without it");
-    Invalid::NotImplemented { what }
 }
 
 pub fn content_type(value: &HeaderValue) -> Result<String, Invalid> {
@@ -298,7 +302,7 @@ where
     let runtime = &shared.api.runtime;
     let value = body::read(runtime, body, "a value", limits.max_value_bytes, options.deadline);
     let value = value.await.map_err(Invalid::Body)?;
-    let change = Change::Put { value, content_type: headers.content_type };
+    let change = Change::put(value, headers.content_type, headers.ttl_ms);
     let write = write_of(shared, key, change, condition, headers.idempotency_key);
     let answer = shared.api.replicator.write(write, options).await?;
     Ok(written(shared, call, &answer))

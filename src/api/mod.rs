@@ -58,6 +58,7 @@ mod range;
 mod repair;
 mod server;
 mod shared;
+pub mod ttl;
 mod value;
 
 pub use server::serve;

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{Exit, complain};
+use crate::api::ttl;
 use crate::client::{
     AnswerInfo, Client, ClientError, Found, ListItem, ListRequest, Options, ReadAnswer,
 };
@@ -103,6 +104,9 @@ pub(super) struct PutArgs {
     /// What kind of value it is, such as text/plain
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
+    /// How long it is to hold, such as 30s, 10m or 7d; for good where not given
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    ttl: Option<Duration>,
     #[command(flatten)]
     condition: ConditionArgs,
     #[command(flatten)]
@@ -160,6 +164,11 @@ pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
         Ok(number) if number > 0 => Ok(Duration::from_millis(number.saturating_mul(millis))),
         _ => Err("expected a time such as 500ms, 2s, 5m or 1h".to_owned()),
     }
+}
+
+/// How long a put is to hold: what nodes take, too.
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    ttl::parse(text).map(Duration::from_millis)
 }
 
 impl Common {
@@ -237,6 +246,7 @@ pub(super) fn put(args: &PutArgs) -> Exit {
         }
     };
     let options = conditional(args.common.options(&args.level), &args.condition);
+    let options = Options { ttl: args.ttl, ..options };
     run_write(&args.common, |client| async move {
         let content_type = args.content_type.as_deref();
         let answer = client.put(&args.key, value.into(), content_type, &options).await?;

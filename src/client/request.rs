@@ -30,6 +30,8 @@ pub struct Options {
     pub if_none_match: Option<String>,
     /// A name for the write, under which it may be sent again.
     pub idempotency_key: Option<String>,
+    /// How long a put is to hold; whole milliseconds.
+    pub ttl: Option<Duration>,
 }
 
 impl Options {
@@ -57,6 +59,11 @@ impl Options {
         if let Some(key) = &self.idempotency_key {
             const NAME: HeaderName = HeaderName::from_static("idempotency-key");
             headers.insert(NAME, header_value("Idempotency-Key", key)?);
+        }
+        if let Some(ttl) = self.ttl {
+            const NAME: HeaderName = HeaderName::from_static("quorate-ttl");
+            let text = format!("{}ms", ttl.as_millis());
+            headers.insert(NAME, header_value("Quorate-Ttl", &text)?);
         }
         if self.trace {
             const TRACE: HeaderName = HeaderName::from_static("quorate-trace");

@@ -12,6 +12,7 @@ use openraft::EntryPayload;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
+use super::expiry;
 use super::idempotency::{self, Memory, Recall};
 use super::raft_types::{Entry, LogId, StoredMembership};
 use super::roster::Roster;
@@ -21,7 +22,7 @@ use crate::planted::{self, Bug};
 use crate::storage::table::{Table, TableBatch, just_after};
 use crate::storage::{encoding, rows};
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, Members, NodeId, Version, Write};
+use crate::types::{ClusterId, Content, Members, NodeId, Record, Version, Write};
 
 /// Sessions read at once when the state is loaded.
 const SESSIONS_A_SCAN: usize = 64;
@@ -94,6 +95,7 @@ pub(super) struct Applying<'a> {
     changed: HashMap<Bytes, Option<Version>>,
     touched: BTreeSet<NodeId>,
     retries: idempotency::Changes,
+    expiries: expiry::Changes,
 }
 
 impl<'a> Applying<'a> {
@@ -111,6 +113,7 @@ impl<'a> Applying<'a> {
             changed: HashMap::new(),
             touched: BTreeSet::new(),
             retries: idempotency::Changes::default(),
+            expiries: expiry::Changes::default(),
         }
     }
 
@@ -167,6 +170,10 @@ impl<'a> Applying<'a> {
             Command::Data(submissions) => {
                 let results = submissions.into_iter().map(|submission| self.submission(submission));
                 Ok(Applied::Data(results.collect::<io::Result<_>>()?))
+            }
+            Command::Expire { now_ms } => {
+                self.expire(now_ms)?;
+                Ok(Applied::Nothing)
             }
         }
     }
@@ -268,9 +275,28 @@ impl<'a> Applying<'a> {
             version = Version::new(self.next_time(proposed_time), origin);
         }
         let record = write.change.into_record(version);
+        if let Some(at_ms) = record.expires_at_ms() {
+            self.expiries.add(&mut self.batch, at_ms, &write.key, version);
+        }
         self.changed.insert(row.clone(), (!record.is_tombstone()).then_some(version));
         self.batch.put(row, encoding::encode(&record));
         Ok(WriteResult::Written { version })
+    }
+
+    /// Makes what is due tombstones, unless something was written over it.
+    fn expire(&mut self, now_ms: u64) -> io::Result<()> {
+        for due in self.expiries.take_due(self.table, &mut self.batch, now_ms)? {
+            let row = rows::data_row(&due.key);
+            let current = self.current(&row)?;
+            if current != Some(due.version) && !planted::is(Bug::ExpiresWhateverIsThere) {
+                continue;
+            }
+            let tombstone = Record { version: due.version, content: Content::Tombstone };
+            self.changed.insert(row.clone(), None);
+            self.batch.put(row, encoding::encode(&tombstone));
+            self.metrics.records_expired.inc();
+        }
+        Ok(())
     }
 
     /// The version of the value at a row, this batch's changes counted.

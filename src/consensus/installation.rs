@@ -76,7 +76,7 @@ impl Installation {
         let mut marker = TableBatch::default();
         marker.put(rows::meta_row(INSTALLING_ROW), codec::encode(&manifest)?);
         table.apply(marker).map_err(io::Error::other)?;
-        let mut removals = vec![rows::retry_range(), rows::session_range()];
+        let mut removals = vec![rows::retry_range(), rows::session_range(), rows::expiry_range()];
         if orders_data && !planted::is(Bug::SnapshotMissesDeletes) {
             removals.push(rows::data_range());
         }

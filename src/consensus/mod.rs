@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 mod apply;
 mod ask;
 mod codec;
+mod expiry;
 mod group;
 mod idempotency;
 mod inbound;
@@ -52,6 +53,7 @@ mod tests;
 mod turns;
 mod watch;
 
+pub use expiry::next_expiry_ms;
 pub use group::Consensus;
 pub use idempotency::MAX_REMEMBERED;
 pub use sessions::MAX_UNSETTLED;
@@ -72,6 +74,12 @@ pub enum Command {
     Data(Vec<Submission>),
     /// The cluster's affairs, in both modes.
     Control(Control),
+    /// Makes records whose time is over tombstones, in leader mode: as many as one entry may, oldest first.
+    /// What a node shows so never depends on its own clock.
+    Expire {
+        /// By the leader's clock, in milliseconds since 1970.
+        now_ms: u64,
+    },
 }
 
 /// Writes that one node took from its clients together.

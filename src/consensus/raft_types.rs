@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::runtime::SeamRuntime;
 use super::state_machine::StateMachine;
 use super::{Applied, Command, Submission};
-use crate::types::{Change, NodeId, Write};
+use crate::types::{NodeId, Write};
 
 openraft::declare_raft_types!(
     /// One leader a term and node: openraft's totally ordered leader ids, as it is tested most.
@@ -54,12 +54,7 @@ fn about_bytes(command: &Command) -> usize {
     const WRITE_HEAD_BYTES: usize = 48;
     let Command::Data(submissions) = command else { return HEAD_BYTES };
     let write_bytes = |write: &Write| {
-        let change = match &write.change {
-            Change::Put { value, content_type } => {
-                value.len() + content_type.as_ref().map_or(0, String::len)
-            }
-            Change::Delete => 0,
-        };
+        let change = write.change.about_bytes();
         // A digest and an expiry take up to 29 bytes.
         let retry = write.retry.as_ref().map_or(0, |retry| retry.key.len() + 32);
         WRITE_HEAD_BYTES + write.key.as_str().len() + change + retry

@@ -70,6 +70,7 @@ pub(super) fn is_replicated(row: &[u8]) -> bool {
     within(rows::data_range())
         || (with_sessions && within(rows::session_range()))
         || (with_keys && within(rows::retry_range()))
+        || within(rows::expiry_range())
 }
 
 /// The file that pages are collected in.

@@ -254,6 +254,18 @@ bugs! {
     TombstoneFilteredBeforeMerging "tombstone-filtered-before-merging" [Leaderless] Simulator
         "Dynamo's shopping carts, in which deleted items resurface (SOSP 2007, section 4.4)"
 
+    /// A read of leader mode judges whether a record has expired by its own node's clock.
+    ExpiryByOwnClock "expiry-by-own-clock" [Leader] Simulator
+        "Redis before 3.2, whose replicas and master judged each by itself"
+
+    /// A record that falls due takes whatever was written over it along.
+    ExpiresWhateverIsThere "expires-whatever-is-there" [Leader] Simulator
+        "a classic: a timer that is not cancelled when the key is written again"
+
+    /// What a batch of entries itself put does not expire with a later entry of the batch.
+    ExpirySeesTableAlone "expiry-sees-table-alone" [Leader] Simulator
+        "a classic: state machines whose results depend on how entries were batched"
+
     /// A replica removes a deleted key's row instead of storing the tombstone.
     TombstoneNotStored "tombstone-not-stored" [Leaderless] Simulator
         "Riak with delete_mode=immediate"

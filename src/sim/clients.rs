@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
+use http::{HeaderValue, Request};
+
 mod retries;
 
 use retries::Keys;
@@ -34,6 +37,13 @@ const DELETES: u64 = 8;
 const LISTS: u64 = 6;
 const CONDITIONAL: u64 = 14;
 const NONSENSE: u64 = 1;
+
+/// One put in so many is to hold for a while only.
+const TTL_ONE_IN: usize = 9;
+const TTLS_MS: [u64; 5] = [1, 40, 300, 1_500, 3_600_000];
+
+/// In a history, whoever deletes what expires.
+const EXPIRIES: u32 = u32::MAX;
 const BATCHES: u64 = 4;
 
 /// How many of a hundred local reads bound how stale they may be, and by how much, in milliseconds.
@@ -112,6 +122,7 @@ struct Turn {
     op: Op,
     body: Vec<u8>,
     w: Option<u16>,
+    ttl_ms: Option<u64>,
     page: Page,
 }
 
@@ -209,6 +220,7 @@ impl<'a> Client<'a> {
             op: Op { r, max_staleness_ms, ..op },
             body: Vec::new(),
             w: None,
+            ttl_ms: None,
             page: Page::default(),
         };
         match action {
@@ -259,6 +271,7 @@ impl<'a> Client<'a> {
 
     fn prepare_write(&mut self, turn: &mut Turn) {
         self.fill(&mut turn.op, &mut turn.body);
+        turn.ttl_ms = self.ttl_ms(&turn.op);
         match self.shared.plan.mode {
             Mode::Leader if self.chance(CONDITIONAL) => match self.seen.get(&turn.op.key) {
                 Some(version) if self.chance(80) => turn.op.if_match = Some(*version),
@@ -271,10 +284,11 @@ impl<'a> Client<'a> {
 
     /// Sends the request, and reads what came back.
     async fn ask(&mut self, turn: Turn, leaves: bool) -> Op {
-        let Turn { mut op, body, w, page } = turn;
+        let Turn { mut op, body, w, ttl_ms, page } = turn;
         let (timeout, patience) = self.patience(leaves);
         match request_of(&op, body, w, timeout, &page) {
-            Ok(request) => {
+            Ok(mut request) => {
+                expiring(&mut request, ttl_ms);
                 let answer = send(self.shared, NodeId(op.node), request, patience).await;
                 match read_answer(&mut op, &answer) {
                     Ok(cursor) => self.cursor = cursor.or(self.cursor.take()),
@@ -284,7 +298,19 @@ impl<'a> Client<'a> {
             Err(problem) => self.shared.broken("no-request", problem),
         }
         op.answered_us = self.shared.stamp_us();
+        if ttl_ms.is_some() && op.ended != Ended::Failed {
+            self.shared.record(expiry_of(&op));
+            self.shared.happened("client: a put with a time to live");
+        }
         op
+    }
+
+    /// How long a put is to hold, where it is one of the few that name it. Drawn from nothing, so that
+    /// worlds go on as they did before there were any.
+    fn ttl_ms(&self, op: &Op) -> Option<u64> {
+        let number = (self.seq.wrapping_mul(31) + self.id) as usize;
+        let is_one = op.action == Action::Put && number.is_multiple_of(TTL_ONE_IN);
+        is_one.then(|| TTLS_MS[number / TTL_ONE_IN % TTLS_MS.len()])
     }
 
     /// The node's time for a request, and how long the client waits for it.
@@ -348,6 +374,23 @@ impl<'a> Client<'a> {
             (_, None) => {}
         }
     }
+}
+
+/// Names how long the put of a request is to hold.
+fn expiring(request: &mut Request<Body>, ttl_ms: Option<u64>) {
+    let value = ttl_ms.and_then(|ttl_ms| HeaderValue::try_from(format!("{ttl_ms}ms")).ok());
+    if let Some(value) = value {
+        request.headers_mut().insert("quorate-ttl", value);
+    }
+}
+
+/// What a put with a time to live is followed by, as a history knows it: a delete that may happen at any
+/// time, of the version that was put alone where it is known. Clocks may run wild, so nothing is said
+/// about when.
+fn expiry_of(put: &Op) -> Op {
+    let delete =
+        Op::begun(EXPIRIES, Action::Delete, put.key.clone(), put.node, put.level, put.invoked_us);
+    Op { if_match: put.version, answered_us: put.answered_us, ..delete }
 }
 
 /// Reads one key through a node, patiently, for the checks at the end.

@@ -2,7 +2,7 @@
 //!
 //! One ordered map holds everything, so a batch can change user rows and the applied position
 //! together. The first byte of a row's key is its family: `d` user rows, `m` facts about the table
-//! itself, `s` forwarding sessions, `i` idempotency keys, `h` hints. User rows lie by partition and then key, in
+//! itself, `s` forwarding sessions, `i` idempotency keys, `h` hints, `x` the order in which records expire. User rows lie by partition and then key, in
 //! both modes, so that a partition can be read, moved and compared as one range; reading them in key
 //! order merges all partitions, which costs a small scan of each.
 
@@ -20,6 +20,7 @@ const META: u8 = b'm';
 const SESSION: u8 = b's';
 const RETRY: u8 = b'i';
 const HINT: u8 = b'h';
+const EXPIRY: u8 = b'x';
 
 /// What a row of the family of idempotency keys is: the count of all, what is remembered of one, or
 /// its place in the order of expiry.
@@ -106,6 +107,22 @@ pub fn retry_expiry_range() -> (Bytes, Bytes) {
 /// All that is remembered of idempotency keys.
 pub fn retry_range() -> (Bytes, Bytes) {
     family_range(RETRY)
+}
+
+/// Where a record stands in the order of expiry: family `x`, when, key.
+pub fn expiry_row(at_ms: u64, key: &[u8]) -> Bytes {
+    [&[EXPIRY], &at_ms.to_be_bytes()[..], key].concat().into()
+}
+
+/// When a row of the order of expiry is due, and its key; `None` for any other row.
+pub fn parse_expiry_row(row: &[u8]) -> Option<(u64, Key)> {
+    let (at_ms, key) = row.strip_prefix(&[EXPIRY])?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*at_ms), Key::from_stored(key).ok()?))
+}
+
+/// The order of expiry.
+pub fn expiry_range() -> (Bytes, Bytes) {
+    family_range(EXPIRY)
 }
 
 /// All user rows: from (inclusive) and to (exclusive), as [`Table::scan`] takes them.

@@ -73,6 +73,7 @@ pub struct Metrics {
     pub snapshots_sent: Counter,
     pub snapshots_resumed: Counter,
     pub snapshots_installed: Counter,
+    pub records_expired: Counter,
     /// Writes this node passed on to the leader.
     pub writes_forwarded: Counter,
     /// Duplicates of forwarded writes that the state machine discarded.
@@ -150,6 +151,7 @@ impl Metrics {
                 "Times that messages of a snapshot were sent again, as none of them was answered",
             ),
             snapshots_installed: counter(r, "snapshots_installed", "Snapshots installed"),
+            records_expired: counter(r, "records_expired", "Records whose time was over, removed"),
             writes_forwarded: counter(r, "writes_forwarded", "Writes passed on to the leader"),
             writes_deduplicated: counter(r, "writes_deduplicated", "Second arrivals discarded"),
             writes_remembered: counter(

@@ -20,4 +20,4 @@ pub use mode::Mode;
 pub use outcome::Outcome;
 pub use record::{Content, Record};
 pub use version::{Version, VersionError};
-pub use write::{Change, Condition, RetryKey, Write};
+pub use write::{Change, Condition, MAX_TTL_MS, RetryKey, Write};

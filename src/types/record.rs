@@ -28,6 +28,25 @@ pub enum Content {
 }
 
 impl Record {
+    /// The record as it counts at this time, in milliseconds since 1970: past its expiry it is a
+    /// tombstone of its version.
+    pub fn as_of(self, now_ms: u64) -> Record {
+        match self.content {
+            Content::Value { expires_at_ms: Some(at_ms), .. } if at_ms <= now_ms => {
+                Record { content: Content::Tombstone, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// When it expires, in milliseconds since 1970; `None` where it never does.
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        match self.content {
+            Content::Value { expires_at_ms, .. } => expires_at_ms,
+            Content::Tombstone => None,
+        }
+    }
+
     /// Whether the record marks a delete.
     pub fn is_tombstone(&self) -> bool {
         matches!(self.content, Content::Tombstone)

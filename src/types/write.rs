@@ -8,20 +8,58 @@ use super::{Content, Key, Record, Version};
 /// What a write does to its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    Put { value: Bytes, content_type: Option<String> },
+    Put {
+        value: Bytes,
+        content_type: Option<String>,
+    },
     Delete,
+    /// A put that holds for a while only. Last, so that logs from before it read back.
+    PutFor {
+        value: Bytes,
+        content_type: Option<String>,
+        /// From the time of the version that the write is given, in milliseconds; at most
+        /// [`MAX_TTL_MS`].
+        ttl_ms: u64,
+    },
 }
 
+/// The longest time that a put may ask to hold for, in milliseconds: ten years.
+pub const MAX_TTL_MS: u64 = 10 * 365 * 24 * 3_600_000;
+
 impl Change {
+    /// A put, for `ttl_ms` where given.
+    pub fn put(value: Bytes, content_type: Option<String>, ttl_ms: Option<u64>) -> Change {
+        match ttl_ms {
+            None => Change::Put { value, content_type },
+            Some(ttl_ms) => Change::PutFor { value, content_type, ttl_ms },
+        }
+    }
+
     /// The record that the change leaves behind, under the version it was given.
     pub fn into_record(self, version: Version) -> Record {
+        let value = |bytes, content_type, expires_at_ms| Content::Value {
+            bytes,
+            content_type,
+            expires_at_ms,
+        };
         let content = match self {
-            Change::Put { value, content_type } => {
-                Content::Value { bytes: value, content_type, expires_at_ms: None }
+            Change::Put { value: bytes, content_type } => value(bytes, content_type, None),
+            Change::PutFor { value: bytes, content_type, ttl_ms } => {
+                value(bytes, content_type, Some(version.millis().saturating_add(ttl_ms)))
             }
             Change::Delete => Content::Tombstone,
         };
         Record { version, content }
+    }
+
+    /// About how many bytes it takes in a log or on the wire, without what every change takes.
+    pub fn about_bytes(&self) -> usize {
+        match self {
+            Change::Put { value, content_type } | Change::PutFor { value, content_type, .. } => {
+                value.len() + content_type.as_ref().map_or(0, String::len)
+            }
+            Change::Delete => 0,
+        }
     }
 }
 
@@ -107,6 +145,13 @@ fn digest(key: &Key, change: &Change, condition: Option<&Condition>) -> u128 {
             part(value);
             part(if content_type.is_some() { b"typed" } else { b"plain" });
             part(content_type.as_deref().unwrap_or_default().as_bytes());
+        }
+        Change::PutFor { value, content_type, ttl_ms } => {
+            part(b"put for");
+            part(value);
+            part(if content_type.is_some() { b"typed" } else { b"plain" });
+            part(content_type.as_deref().unwrap_or_default().as_bytes());
+            part(&ttl_ms.to_le_bytes());
         }
         Change::Delete => part(b"delete"),
     }

@@ -20,6 +20,7 @@ fn each_operation_has_a_result_in_its_place() {
             {"op": "get", "key": "bytes"},
             {"op": "put", "key": "", "value": "1"},
             {"op": "get", "key": long},
+            {"op": "put", "key": "bad-ttl", "value": "1", "ttl": "30 s"},
             {"op": "put", "key": "ttl", "value": "1", "ttl": "30s"},
             {"op": "put", "key": "type", "value": "1", "content_type": "a\nb"},
         ]});
@@ -28,8 +29,8 @@ fn each_operation_has_a_result_in_its_place() {
         let answer = world.send(request).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.header("quorate-consistency"), Some("linearizable"));
-        // Six operations were served, four messages each.
-        assert_eq!(answer.header("quorate-messages"), Some("24"));
+        // Seven operations were served, four messages each.
+        assert_eq!(answer.header("quorate-messages"), Some("28"));
         assert_eq!(answer.header("quorate-acks"), Some("2"));
         let results = answer.json()["results"].as_array().expect("results").clone();
         let found = json!({"status": 200, "value": "1", "etag": etag, "content_type": null});
@@ -48,13 +49,15 @@ fn each_operation_has_a_result_in_its_place() {
         assert_eq!(failed(&results[6]), (Some(400), Some("key-empty".to_owned())));
         assert_eq!(results[6]["outcome"], "not_applied");
         assert_eq!(failed(&results[7]), (Some(400), Some("key-too-long".to_owned())));
-        assert_eq!(failed(&results[8]), (Some(501), Some("not-implemented".to_owned())));
-        assert_eq!(failed(&results[9]), (Some(400), Some("bad-header".to_owned())));
+        assert_eq!(failed(&results[8]), (Some(400), Some("bad-header".to_owned())));
+        assert_eq!(results[9]["status"], 204);
+        assert_eq!(failed(&results[10]), (Some(400), Some("bad-header".to_owned())));
         let new = world.get("/v1/kv/new").await;
         assert_eq!(new.header("etag"), results[1]["etag"].as_str());
         assert_eq!(new.header("content-type"), Some("text/plain"));
         assert_eq!(world.get("/v1/kv/b64").await.body, vec![0xff, 0x00]);
-        assert_eq!(world.get("/v1/kv/ttl").await.status, 404);
+        assert_eq!(world.get("/v1/kv/bad-ttl").await.status, 404);
+        assert!(world.get("/v1/kv/ttl").await.header("quorate-expires").is_some());
     });
 }
 

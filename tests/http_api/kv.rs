@@ -226,9 +226,9 @@ fn malformed_headers_are_refused_by_name() {
 #[test]
 fn headers_that_would_be_silently_lost_are_refused() {
     in_a_world(Mode::Leader, |world| async move {
-        for method in ["PUT", "DELETE"] {
-            let answer = world.ask(method, "/v1/kv/a", &[("Quorate-Ttl", "1")]).await;
-            assert_eq!(answer.problem(), (501, "not-implemented".to_owned()));
+        for (method, ttl) in [("PUT", "soon"), ("PUT", "0s"), ("PUT", "9999d"), ("DELETE", "1s")] {
+            let answer = world.ask(method, "/v1/kv/a", &[("Quorate-Ttl", ttl)]).await;
+            assert_eq!(answer.problem(), (400, "bad-header".to_owned()), "{ttl}");
             assert_eq!(answer.json()["outcome"], "not_applied");
             assert!(answer.json()["detail"].as_str().expect("a detail").contains("Quorate-Ttl"));
         }
@@ -351,5 +351,22 @@ fn a_put_carries_its_bytes_and_type_to_the_replicator() {
         world.store("a", "x").await;
         let change = Change::Put { value: "x".into(), content_type: None };
         assert_eq!(world.fake.last_write().change, change);
+    });
+}
+
+#[test]
+fn a_put_says_how_long_it_is_to_hold_and_a_read_until_when() {
+    in_a_world(Mode::Leader, |world| async move {
+        let request = build("PUT", "/v1/kv/a", &[("Quorate-Ttl", "90m")], "x".into());
+        assert_eq!(world.send(request).await.status, 204);
+        let change = Change::PutFor { value: "x".into(), content_type: None, ttl_ms: 5_400_000 };
+        assert_eq!(world.fake.last_write().change, change);
+        for method in ["GET", "HEAD"] {
+            let got = world.ask(method, "/v1/kv/a", &[]).await;
+            assert_eq!(got.header("last-modified"), Some("Tue, 14 Nov 2023 22:13:20 GMT"));
+            assert_eq!(got.header("quorate-expires"), Some("Tue, 14 Nov 2023 23:43:20 GMT"));
+        }
+        world.store("a", "for good").await;
+        assert_eq!(world.get("/v1/kv/a").await.header("quorate-expires"), None);
     });
 }

@@ -9,6 +9,7 @@
 mod catching_up;
 mod compare;
 mod equal_again;
+mod expiry;
 mod garbage;
 mod killed_in_turn;
 mod killed_together;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use openraft::storage::RaftStateMachine;
 
-use super::machine::Bench;
+use super::bench::Bench;
 use super::support::*;
 use crate::consensus::apply::MachineState;
 use crate::consensus::idempotency::MAX_REMEMBERED;

@@ -5,71 +5,20 @@ use std::sync::Arc;
 use openraft::EntryPayload;
 use openraft::storage::RaftStateMachine;
 
+use super::bench::Bench;
 use super::support::*;
 use crate::consensus::apply::{Applying, MachineState};
 use crate::consensus::installation::{Installation, Limits, Step};
 use crate::consensus::raft_types::Entry;
 use crate::consensus::snapshot::{self, Incoming, Manifest};
 use crate::consensus::state_machine::{Machine, StateMachine, copy};
-use crate::consensus::{Applied, Command, Control, Submission, SubmissionResult, WriteResult};
+use crate::consensus::{Command, Control, SubmissionResult, WriteResult};
 use crate::runtime::Runtime;
 use crate::runtime::flag::Flag;
 use crate::storage::disk::{Disk, SimDisk};
+use crate::storage::rows;
 use crate::storage::table::{Hooked, Table, TableBatch, TableError};
-use crate::storage::{encoding, rows};
-use crate::telemetry::Metrics;
 use crate::types::{ClusterId, Condition, Content, NodeId, Version};
-
-/// Applies entries to a table as one batch or as one each, and keeps the results.
-pub struct Bench {
-    pub state: MachineState,
-    pub table: Arc<dyn Table>,
-    metrics: Metrics,
-    next: u64,
-}
-
-impl Bench {
-    pub fn new() -> Bench {
-        let table: Arc<dyn Table> = open_table(&SimDisk::new(1));
-        let state = MachineState::load(&*table).expect("loads");
-        Bench { state, table, metrics: Metrics::new(), next: 0 }
-    }
-
-    fn entry(&mut self, submissions: Vec<Submission>) -> Entry {
-        self.next += 1;
-        entry(1, self.next, &Command::Data(submissions))
-    }
-
-    /// One batch of an entry for each submission.
-    pub fn batch(&mut self, submissions: Vec<Submission>) -> Vec<SubmissionResult> {
-        let entries: Vec<_> = submissions.into_iter().map(|one| self.entry(vec![one])).collect();
-        let mut applying = Applying::new(&mut self.state, &*self.table, &self.metrics);
-        let mut results = Vec::new();
-        for entry in &entries {
-            match applying.entry(entry).expect("applies") {
-                Applied::Data(data) => results.extend(data),
-                Applied::Nothing => panic!("data has results"),
-            }
-        }
-        applying.commit().expect("commits");
-        results
-    }
-
-    pub fn one(&mut self, submission: Submission) -> SubmissionResult {
-        self.batch(vec![submission]).remove(0)
-    }
-
-    pub fn content(&self, name: &str) -> Option<(Version, Content)> {
-        let row = self.table.get(&rows::data_row(&key(name))).expect("readable")?;
-        let record = encoding::decode(&row).expect("a record");
-        Some((record.version, record.content))
-    }
-
-    /// What was lost with the process comes back from the table.
-    pub fn reload(&mut self) {
-        self.state = MachineState::load(&*self.table).expect("loads");
-    }
-}
 
 fn versions(results: &[SubmissionResult]) -> Vec<Version> {
     let writes = results.iter().flat_map(|result| match result {

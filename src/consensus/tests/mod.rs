@@ -1,6 +1,8 @@
 //! Tests of the whole floor, over simulated disks.
 
+mod bench;
 mod catching_up;
+mod expiry;
 mod group;
 mod idempotency;
 mod leadership;

@@ -36,6 +36,7 @@ use crate::telemetry::Metrics;
 use crate::types::{EffectiveLevel, Key, Level, MemberChange, Mode, NodeId, Record, Write};
 
 mod context;
+mod expirer;
 mod explain;
 mod flight;
 mod forward;
@@ -106,6 +107,7 @@ pub struct Leader<G = Consensus> {
     lease_gate: Arc<ReadGate<G>>,
     pump_task: Mutex<Option<Task<()>>>,
     gate_tasks: [Task<()>; 2],
+    expirer_task: Task<()>,
     /// The end of the log at the start; [`Replicator::ready`] waits until it is applied.
     caught_up_index: u64,
     caught_up: AtomicBool,
@@ -135,6 +137,7 @@ impl<G: Group> Leader<G> {
         Leader {
             pump_task: Mutex::new(Some(context.runtime.spawn(pump.run()))),
             gate_tasks: [run(&gate), run(&lease_gate)],
+            expirer_task: context.runtime.spawn(expirer::run(context.clone())),
             caught_up_index,
             caught_up: AtomicBool::new(false),
             gate,
@@ -196,7 +199,10 @@ impl<G: Group> Leader<G> {
         let row = on_a_task(table, || table.get(&rows::data_row(&key))).map_err(table_refusal)?;
         self.context.still_whole(installs)?;
         let record = row.as_ref().map(encoding::decode).transpose();
-        let record = record.map_err(|error| damaged(&key, &error))?;
+        let mut record = record.map_err(|error| damaged(&key, &error))?;
+        if planted::is(Bug::ExpiryByOwnClock) {
+            record = record.map(|record| record.as_of(self.context.runtime.wall_ms()));
+        }
         Ok(ReadAnswer { record, level, cost })
     }
 
@@ -204,7 +210,9 @@ impl<G: Group> Leader<G> {
         let asked_at = self.context.runtime.now();
         let Admitted { level, cost, installs } = self.admit(&options).await?;
         let mut source = TableRows::new(&self.context.runtime, &self.context.table, &list.prefix);
-        let page = fold::fold(&mut source, &list, self.context.runtime.wall_ms());
+        // A record whose time is over is there until the log says so, whatever this node's clock does.
+        let now_ms = 0;
+        let page = fold::fold(&mut source, &list, now_ms);
         let waited = options.deadline.saturating_duration_since(asked_at);
         let page = self.context.runtime.deadline(options.deadline, page).await;
         let page = page.ok_or(ReadError::TimedOut { waited })??;
@@ -240,6 +248,7 @@ impl<G: Group> Leader<G> {
     }
 
     async fn stop(&self) {
+        self.expirer_task.abort();
         self.context.queue.close();
         self.gate.close();
         self.lease_gate.close();

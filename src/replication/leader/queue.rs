@@ -21,7 +21,7 @@ use crate::consensus::Submission;
 use crate::error::Refusal;
 use crate::peer::Reply;
 use crate::runtime::Instant;
-use crate::types::{Change, Write};
+use crate::types::Write;
 
 /// How many writes of clients may wait: twice the default for requests in flight.
 pub const MAX_QUEUED_WRITES: usize = 8_192;
@@ -78,12 +78,7 @@ impl Drop for Pending {
 
 /// About how many bytes a write takes in a log or on the wire.
 pub fn write_bytes(write: &Write) -> usize {
-    let change = match &write.change {
-        Change::Put { value, content_type } => {
-            value.len() + content_type.as_ref().map_or(0, String::len)
-        }
-        Change::Delete => 0,
-    };
+    let change = write.change.about_bytes();
     let retry = write.retry.as_ref().map_or(0, |retry| retry.key.len());
     write.key.as_str().len() + change + retry + WRITE_OVERHEAD_BYTES
 }

@@ -69,7 +69,7 @@ impl Core {
             deadline: options.deadline,
             cost: Cost::default(),
         };
-        let page = fold::fold(&mut source, &list, self.runtime.wall_ms()).await?;
+        let page = fold::fold(&mut source, &list, self.expiry_now_ms()).await?;
         let level = match plan {
             ReadPlan::Quorum(quorums) => quorums.level(),
             ReadPlan::Local => EffectiveLevel::Local,

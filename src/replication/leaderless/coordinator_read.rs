@@ -90,7 +90,7 @@ impl Core {
             (round.held.swap_remove(0).record, round.messages)
         };
         let cost = Cost { messages, acks: 1 };
-        let record = newest.map(|bytes| decoded(key, &bytes)).transpose()?;
+        let record = newest.map(|bytes| self.as_it_counts(key, &bytes)).transpose()?;
         Ok(ReadAnswer { record, level: EffectiveLevel::Local, cost })
     }
 
@@ -113,8 +113,20 @@ impl Core {
             let Round { gathering, held, .. } = round;
             self.check_late(key.clone(), gathering, held, quorums, deadline);
         }
-        let record = resolution.newest.map(|bytes| decoded(key, &bytes)).transpose()?;
+        let record = resolution.newest.map(|bytes| self.as_it_counts(key, &bytes)).transpose()?;
         Ok(ReadAnswer { record, level: quorums.level(), cost })
+    }
+
+    /// A stored record as it counts now.
+    fn as_it_counts(&self, key: &Key, bytes: &Bytes) -> Result<Record, Refusal> {
+        Ok(decoded(key, bytes)?.as_of(self.expiry_now_ms()))
+    }
+
+    /// What expiry is judged by, in milliseconds since 1970: never less than before, as long as the node
+    /// runs, so that what a coordinator showed as expired it does not show again.
+    pub(super) fn expiry_now_ms(&self) -> u64 {
+        let now_ms = self.ceiling.now().millis();
+        self.expiry_judged_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
     }
 
     /// How long to wait for these replicas before others are asked as well: what 95 of a hundred answers

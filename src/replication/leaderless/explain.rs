@@ -44,7 +44,7 @@ impl Core {
             order.truncate(1);
         }
         reads.push(local_read(&views, &order));
-        let now_ms = self.runtime.wall_ms();
+        let now_ms = self.expiry_now_ms();
         Ok(Explanation { partition, replicas: views, reads, now_ms })
     }
 

@@ -20,11 +20,11 @@
 //! their hash `trees` and brings each what it lacks. The control plane's Raft group runs beside all
 //! this; no read or write waits for it.
 //!
-//! **Deliberately absent, so far:** membership changes, collection of tombstones.
+//! **Deliberately absent, so far:** membership changes, collection of tombstones and of what expired.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -166,6 +166,8 @@ struct Core {
     transport: SharedTransport,
     stragglers: Arc<Stragglers>,
     late_checks: AtomicUsize,
+    /// The latest time that expiry was judged by.
+    expiry_judged_ms: AtomicU64,
     /// Pages of rows being read for peers.
     pages_served: AtomicUsize,
     stopping: AtomicBool,
@@ -218,6 +220,7 @@ impl Leaderless {
             peers: Peers::new(&runtime, &options.transport, others),
             stragglers: Arc::new(Stragglers::new(max_stragglers, metrics.clone())),
             late_checks: AtomicUsize::new(0),
+            expiry_judged_ms: AtomicU64::new(0),
             pages_served: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             settings: settings.leaderless.clone(),

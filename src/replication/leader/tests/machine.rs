@@ -104,7 +104,7 @@ impl Machine {
             self.last_time = (self.last_time + 1).max(submission.proposed_time);
             let version = Version::new(self.last_time, session.origin);
             match &write.change {
-                Change::Put { value, .. } => {
+                Change::Put { value, .. } | Change::PutFor { value, .. } => {
                     self.applications.entry(value.clone()).or_default().push(version);
                     self.current.insert(write.key.clone(), version);
                 }

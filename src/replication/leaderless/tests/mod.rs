@@ -25,6 +25,7 @@ use crate::types::{
 };
 
 mod anti_entropy;
+mod expiry;
 mod explain;
 mod hints;
 mod lists;

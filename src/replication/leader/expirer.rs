@@ -1,0 +1,46 @@
+//! Has records expire: where this node leads, it proposes an entry once the first is due.
+//!
+//! **Guarantees.** None expires before its time by the leader's clock. Where there is a leader, one does
+//! within [`LOOK`] and the time of an entry, or as soon as those due before it have; without a leader
+//! none does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Context;
+use super::group::Group;
+use crate::consensus::{Command, next_expiry_ms};
+use crate::storage::table::on_a_task;
+
+/// How often it is looked whether a record is due. It costs one look at the first row of an order.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long an entry may take, before another is proposed.
+const ENTRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs until the node stops.
+pub async fn run<G: Group>(context: Arc<Context<G>>) {
+    loop {
+        context.runtime.sleep(LOOK).await;
+        while context.group.leader() == Some(context.node) && is_due(&context) {
+            let deadline = context.runtime.now() + ENTRY_TIMEOUT;
+            let command = Command::Expire { now_ms: context.runtime.wall_ms() };
+            if let Err(error) = context.group.propose(command, deadline).await {
+                tracing::debug!(%error, "records could not be made to expire yet");
+                break;
+            }
+        }
+    }
+}
+
+/// Whether the table holds a record whose time is over.
+fn is_due<G: Group>(context: &Context<G>) -> bool {
+    let table = &*context.table;
+    match on_a_task(table, || next_expiry_ms(table)) {
+        Ok(first) => first.is_some_and(|at_ms| at_ms <= context.runtime.wall_ms()),
+        Err(error) => {
+            tracing::error!(%error, "the order of expiry cannot be read");
+            false
+        }
+    }
+}
