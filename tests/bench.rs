@@ -115,6 +115,21 @@ fn an_open_loop_a_kill_and_restarts_of_one_node_account_for_everything() {
     assert!(left_behind(dir.path()).is_empty(), "{:?}", left_behind(dir.path()));
 }
 
+#[test]
+fn a_node_that_is_paused_costs_no_acknowledged_write() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().to_str().expect("text");
+    let mut args = vec!["--mode", "leaderless", "--engine", "memory", "--data-dir", data];
+    args.extend(["--keys", "50", "--connections", "4", "--value-size", "100", "--output", "json"]);
+    args.extend(["--pause-follower", "1", "--rate", "100"]);
+    let found = json(&bench(&args));
+    let kills = &found["kills"][0];
+    assert_eq!((&kills["ended"], &kills["victims"]), (&"paused".into(), &"node".into()));
+    positive(kills, &["acknowledged_writes", "gap.max_ms", "load.operations.done"]);
+    assert_eq!((&kills["lost_writes"], &kills["unread_keys"]), (&0.into(), &0.into()));
+    assert!(left_behind(dir.path()).is_empty(), "{:?}", left_behind(dir.path()));
+}
+
 /// A log that is cut soon, so that few keys need to be written again.
 const SMALL_LOG: [&str; 3] = [
     "storage.checkpoint_log_bytes=1MiB",

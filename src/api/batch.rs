@@ -48,6 +48,8 @@ enum OpResult {
         status: u16,
         etag: String,
         content_type: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at_ms: Option<u64>,
         #[serde(flatten, serialize_with = "value_text")]
         value: Bytes,
     },
@@ -219,8 +221,14 @@ async fn run(shared: &Shared, work: Work, options: RequestOptions) -> (OpResult,
 
 fn found(record: Option<Record>) -> OpResult {
     match record.map(|record| (record.version, record.content)) {
-        Some((version, Content::Value { bytes, content_type, .. })) => {
-            OpResult::Found { status: 200, etag: version.etag(), content_type, value: bytes }
+        Some((version, Content::Value { bytes: value, content_type, expires_at_ms })) => {
+            OpResult::Found {
+                status: 200,
+                etag: version.etag(),
+                content_type,
+                expires_at_ms,
+                value,
+            }
         }
         Some((_, Content::Tombstone)) | None => {
             failed(&Failure::Request(Invalid::RuledOut(RuledOut::NoSuchKey)), false)

@@ -61,7 +61,7 @@ struct MemberView {
     peer: String,
     client: Option<String>,
     role: &'static str,
-    /// `normal` while the link to it is up, else `unreachable`.
+    /// See [`Standing`](crate::replication::Standing).
     state: &'static str,
 }
 
@@ -72,7 +72,7 @@ impl From<Member> for MemberView {
             peer: member.peer_address,
             client: member.client_address,
             role: member.role,
-            state: if member.reachable { "normal" } else { "unreachable" },
+            state: member.standing.as_str(),
         }
     }
 }

@@ -124,8 +124,10 @@ impl KeyWrites<'_> {
             Seen::Held { value, version: None } => value.is_some(),
             Seen::Not(_) => false,
             Seen::Nothing => !self.deletes.iter().any(|delete| {
+                // One that took this version away came before anything above it.
+                let took = delete.version.or(delete.if_match);
                 delete.invoked_us <= sight.op.answered_us
-                    && delete.version.is_none_or(|version| version >= expected)
+                    && took.is_none_or(|version| version >= expected)
             }),
         }
     }

@@ -112,6 +112,9 @@ pub(super) struct BenchArgs {
     /// The same with a node that does not lead; any node in leaderless mode
     #[arg(long, value_name = "TIMES", help_heading = "Events, instead of plain rows")]
     kill_follower: Option<String>,
+    /// The same, but stop it for two seconds without ending it, as SIGSTOP does
+    #[arg(long, value_name = "TIMES", help_heading = "Events, instead of plain rows")]
+    pause_follower: Option<String>,
     /// Load the keys, then stop and kill each node: time until ready and until its first read
     #[arg(long, help_heading = "Events, instead of plain rows")]
     restart: bool,
@@ -187,6 +190,7 @@ impl BenchArgs {
                 kill_leader: times("--kill-leader", self.kill_leader.as_deref())?,
                 stop_leader: times("--stop-leader", self.stop_leader.as_deref())?,
                 kill_follower: times("--kill-follower", self.kill_follower.as_deref())?,
+                pause_follower: times("--pause-follower", self.pause_follower.as_deref())?,
                 restart: self.restart,
                 snapshot: self.snapshot,
             },
@@ -401,6 +405,8 @@ mod tests {
             ("--stop-leader 2 --mix get", &["--mix get", "--stop-leader"]),
             ("--kill-leader 2 --mode both", &["--kill-leader 2", "--kill-follower"]),
             ("--kill-follower 2 --nodes 1", &["--kill-follower 2", "2 --nodes"]),
+            ("--pause-follower 2 --nodes 1", &["--pause-follower 2", "2 --nodes"]),
+            ("--pause-follower 2 --mix get", &["--mix get", "--pause-follower"]),
             ("--kill-leader 2 --connections 1,2", &["--connections", "one with --kill-leader"]),
             ("--restart --targets 127.0.0.1:1", &["--restart", "no --targets"]),
             ("--snapshot --nodes 2", &["--snapshot", "3 --nodes"]),

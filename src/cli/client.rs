@@ -196,7 +196,7 @@ pub(super) fn get(args: &GetArgs) -> Exit {
     let options = fresh(args.common.options(&args.level), &args.fresh);
     run(&args.common, |client| async move {
         let ReadAnswer { found, info } = client.get(&args.key, &options).await?;
-        let Found::Value { bytes, content_type, etag } = found else {
+        let Found::Value { bytes, content_type, etag, expires } = found else {
             complain(format!("{}: no such key ({})", args.key, served(&info)));
             return Ok(Exit::NotFound);
         };
@@ -207,7 +207,7 @@ pub(super) fn get(args: &GetArgs) -> Exit {
             };
             print_json(&json!({
                 "key": args.key, name: value, "etag": etag, "content_type": content_type,
-                "consistency": info.consistency, "node": info.node,
+                "expires": expires, "consistency": info.consistency, "node": info.node,
             }));
             return Ok(Exit::Done);
         }
@@ -221,7 +221,8 @@ pub(super) fn get(args: &GetArgs) -> Exit {
             return Ok(Exit::Failed);
         }
         if out.is_terminal() {
-            eprintln!("{etag} {content_type}, {}", served(&info));
+            let until = expires.map_or(String::new(), |at| format!(", expires {at}"));
+            eprintln!("{etag} {content_type}{until}, {}", served(&info));
         }
         Ok(Exit::Done)
     })

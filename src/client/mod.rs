@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use reqwest::Response;
 use serde::de::DeserializeOwned;
 
@@ -69,6 +69,9 @@ pub struct ReadAnswer {
     pub info: AnswerInfo,
 }
 
+/// When a value expires.
+const EXPIRES: HeaderName = HeaderName::from_static("quorate-expires");
+
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -77,6 +80,8 @@ pub enum Found {
         content_type: String,
         /// As the header has it, quotes included.
         etag: String,
+        /// When it expires, as an HTTP date; `None` where it never does.
+        expires: Option<String>,
     },
     /// The key holds no value.
     Missing,
@@ -126,11 +131,13 @@ impl Client {
         let info = AnswerInfo::of(response.headers());
         let etag = answer::etag(response.headers());
         let content_type = answer::text(response.headers(), &header::CONTENT_TYPE);
+        let expires = answer::text(response.headers(), &EXPIRES);
         let status = response.status();
         let body = read_body(&endpoint, response).await?;
         let found = match status {
             StatusCode::OK => {
-                Found::Value { bytes: body, content_type: content_type.unwrap_or_default(), etag }
+                let content_type = content_type.unwrap_or_default();
+                Found::Value { bytes: body, content_type, etag, expires }
             }
             StatusCode::NOT_MODIFIED => Found::NotModified { etag },
             _ => match ClientError::of_answer(status, &body) {
@@ -177,6 +184,16 @@ impl Client {
     /// The cluster as the node that is asked sees it.
     pub async fn cluster_status(&self) -> Result<ClusterView, ClientError> {
         let request = Sent::new(Method::GET, "/v1/cluster".to_owned(), &Options::default())?;
+        Ok(self.json(request).await?.0)
+    }
+
+    /// The same, given up after `within`.
+    pub async fn cluster_status_within(
+        &self,
+        within: Duration,
+    ) -> Result<ClusterView, ClientError> {
+        let mut request = Sent::new(Method::GET, "/v1/cluster".to_owned(), &Options::default())?;
+        request.timeout = within;
         Ok(self.json(request).await?.0)
     }
 

@@ -59,6 +59,7 @@ pub(super) struct MachineState {
     pub(super) group: GroupState,
     pub(super) sessions: BTreeMap<NodeId, Origin>,
     pub(super) retries: Memory,
+    pub(super) expiries: expiry::Order,
 }
 
 impl MachineState {
@@ -81,8 +82,16 @@ impl MachineState {
                 sessions.insert(NodeId(origin), codec::decode("a session in the table", &value)?);
             }
         }
-        Ok(MachineState { group, sessions, retries: Memory::load(table)? })
+        let (retries, expiries) = (Memory::load(table)?, expiry::Order::load(table)?);
+        Ok(MachineState { group, sessions, retries, expiries })
     }
+}
+
+/// What is known of a value that a row holds.
+#[derive(Clone, Copy)]
+struct Holding {
+    version: Version,
+    expires_at_ms: Option<u64>,
 }
 
 /// Entries being applied: their effects, until they become one batch of the table.
@@ -91,8 +100,8 @@ pub(super) struct Applying<'a> {
     table: &'a dyn Table,
     metrics: &'a Metrics,
     batch: TableBatch,
-    /// What the rows changed so far now hold: the version of their value, if they hold one.
-    changed: HashMap<Bytes, Option<Version>>,
+    /// What the rows changed so far now hold, if they hold a value.
+    changed: HashMap<Bytes, Option<Holding>>,
     touched: BTreeSet<NodeId>,
     retries: idempotency::Changes,
     expiries: expiry::Changes,
@@ -263,7 +272,7 @@ impl<'a> Applying<'a> {
     ) -> io::Result<WriteResult> {
         let row = rows::data_row(&write.key);
         if let Some(condition) = write.condition {
-            let current = self.current(&row)?;
+            let current = self.current(&row)?.map(|held| held.version);
             if !condition.holds(current) {
                 return Ok(WriteResult::PreconditionFailed { current });
             }
@@ -275,19 +284,27 @@ impl<'a> Applying<'a> {
             version = Version::new(self.next_time(proposed_time), origin);
         }
         let record = write.change.into_record(version);
-        if let Some(at_ms) = record.expires_at_ms() {
-            self.expiries.add(&mut self.batch, at_ms, &write.key, version);
+        let expires_at_ms = record.expires_at_ms();
+        if let Some(at_ms) = expires_at_ms {
+            let replaced = self.current(&row)?.and_then(|held| held.expires_at_ms);
+            if let Some(at_ms) = replaced {
+                self.expiries.remove(&mut self.batch, at_ms, &write.key);
+            }
+            let order = &mut self.state.expiries;
+            self.expiries.add(order, &mut self.batch, at_ms, (&write.key, version));
         }
-        self.changed.insert(row.clone(), (!record.is_tombstone()).then_some(version));
+        let holding = Holding { version, expires_at_ms };
+        self.changed.insert(row.clone(), (!record.is_tombstone()).then_some(holding));
         self.batch.put(row, encoding::encode(&record));
         Ok(WriteResult::Written { version })
     }
 
     /// Makes what is due tombstones, unless something was written over it.
     fn expire(&mut self, now_ms: u64) -> io::Result<()> {
-        for due in self.expiries.take_due(self.table, &mut self.batch, now_ms)? {
+        let order = &mut self.state.expiries;
+        for due in self.expiries.take_due(order, self.table, &mut self.batch, now_ms)? {
             let row = rows::data_row(&due.key);
-            let current = self.current(&row)?;
+            let current = self.current(&row)?.map(|held| held.version);
             if current != Some(due.version) && !planted::is(Bug::ExpiresWhateverIsThere) {
                 continue;
             }
@@ -299,13 +316,14 @@ impl<'a> Applying<'a> {
         Ok(())
     }
 
-    /// The version of the value at a row, this batch's changes counted.
-    fn current(&self, row: &Bytes) -> io::Result<Option<Version>> {
+    /// What is known of the value at a row, this batch's changes counted.
+    fn current(&self, row: &Bytes) -> io::Result<Option<Holding>> {
         if let Some(changed) = self.changed.get(row) {
             return Ok(*changed);
         }
         let Some(bytes) = self.table.get(row).map_err(io::Error::other)? else { return Ok(None) };
         let (version, tombstone) = encoding::peek(&bytes).map_err(io::Error::other)?;
-        Ok((!tombstone).then_some(version))
+        let expires_at_ms = encoding::peek_expiry(&bytes).map_err(io::Error::other)?;
+        Ok((!tombstone).then_some(Holding { version, expires_at_ms }))
     }
 }

@@ -141,6 +141,11 @@ impl Consensus {
         self.leader()
     }
 
+    /// When the first record expires here, or earlier, in milliseconds since 1970; `None` where none will.
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        self.machine.next_expiry_ms()
+    }
+
     /// How many snapshots were installed here since the start; `None` while one is, and the table is
     /// incomplete. Between two equal answers no installation was under way.
     pub fn installs(&self) -> Option<u64> {

@@ -53,7 +53,6 @@ mod tests;
 mod turns;
 mod watch;
 
-pub use expiry::next_expiry_ms;
 pub use group::Consensus;
 pub use idempotency::MAX_REMEMBERED;
 pub use sessions::MAX_UNSETTLED;

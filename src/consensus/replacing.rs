@@ -95,7 +95,7 @@ impl Machine {
 
     fn installed(&self, manifest: &Manifest, loaded: MachineState) {
         let (index, members) = (index_of(&loaded.group), loaded.group.members());
-        *self.seen.lock() = Seen::of(&loaded.group);
+        *self.seen.lock() = Seen::of(&loaded);
         *self.state.lock() = loaded;
         self.metrics.snapshots_installed.inc();
         self.note_checkpoint(manifest.meta());

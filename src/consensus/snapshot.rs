@@ -66,11 +66,12 @@ pub(super) fn encode_page(rows: &[(Bytes, Bytes)]) -> io::Result<Bytes> {
 pub(super) fn is_replicated(row: &[u8]) -> bool {
     let within = |(from, to): (Bytes, Bytes)| row >= &from[..] && row < &to[..];
     let with_sessions = !planted::is(Bug::SessionsMissingFromSnapshot);
+    let with_expiries = !planted::is(Bug::ExpiriesMissingFromSnapshot);
     let with_keys = !planted::is(Bug::IdempotencyKeysMissingFromSnapshot);
     within(rows::data_range())
         || (with_sessions && within(rows::session_range()))
         || (with_keys && within(rows::retry_range()))
-        || within(rows::expiry_range())
+        || (with_expiries && within(rows::expiry_range()))
 }
 
 /// The file that pages are collected in.

@@ -84,11 +84,14 @@ pub(super) struct Seen {
     cluster: Option<ClusterId>,
     membership: Option<LogId>,
     strangers: Vec<NodeId>,
+    next_expiry_ms: Option<u64>,
 }
 
 impl Seen {
-    pub(super) fn of(group: &GroupState) -> Seen {
+    pub(super) fn of(state: &MachineState) -> Seen {
+        let group = &state.group;
         Seen {
+            next_expiry_ms: state.expiries.next_ms(),
             applied: group.applied,
             cluster: group.cluster,
             membership: *group.membership.log_id(),
@@ -141,7 +144,7 @@ impl Machine {
             orders_data,
             applied: watch::Sender::new(index_of(&state.group)),
             members: watch::Sender::new(state.group.members()),
-            seen: Mutex::new(Seen::of(&state.group)),
+            seen: Mutex::new(Seen::of(&state)),
             state: Mutex::new(state),
             installs: AtomicU64::new(0),
             rows: AsyncMutex::new(()),
@@ -185,6 +188,11 @@ impl Machine {
     /// The members of whom no incarnation is known.
     pub(super) fn strangers(&self) -> Vec<NodeId> {
         self.seen.lock().strangers.clone()
+    }
+
+    /// When the first record expires, or earlier, in milliseconds since 1970.
+    pub(super) fn next_expiry_ms(&self) -> Option<u64> {
+        self.seen.lock().next_expiry_ms
     }
 
     /// The last checkpoint, as it changes.
@@ -277,9 +285,10 @@ impl Machine {
             let changed = state.group.members_version() != before;
             let mut seen = self.seen.lock();
             if changed || seen.cluster != state.group.cluster {
-                *seen = Seen::of(&state.group);
+                *seen = Seen::of(&state);
             } else {
                 seen.applied = state.group.applied;
+                seen.next_expiry_ms = state.expiries.next_ms();
             }
             drop(seen);
             (index_of(&state.group), changed.then(|| state.group.members()))

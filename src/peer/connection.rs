@@ -175,7 +175,9 @@ async fn read_until_error(
                 }
             }
         }
-        link.settle(&mut answers);
+        if let Side::Calling = side {
+            link.settle(runtime.now(), &mut answers);
+        }
         let room = decoder.missing(&buffer).max(MIN_READ_BYTES);
         if buffer.capacity() - buffer.len() < room {
             buffer.reserve(room.max(READ_BUFFER_BYTES));

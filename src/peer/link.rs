@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::frame::{Kind, RequestHead, WireAnswer, encode, whole_ms};
+use super::silence::Silence;
 use super::{Answer, MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, PeerError, Request, Service};
 use crate::runtime::{Instant, Runtime};
 use crate::types::{Epoch, NodeId};
@@ -53,6 +54,7 @@ struct Inner {
     last_id: u64,
     /// Requests up to this id were handed to the connection, or settled instead.
     taken_up_to: u64,
+    silence: Silence,
     closed: Option<String>,
 }
 
@@ -106,6 +108,7 @@ impl Link {
             calls: BTreeMap::new(),
             last_id: 0,
             taken_up_to: 0,
+            silence: Silence::default(),
             closed: None,
         };
         Arc::new(Link {
@@ -141,6 +144,7 @@ impl Link {
         }
         inner.last_id = id;
         inner.calls.insert(id, sender);
+        inner.silence.asked(runtime.now());
         drop(inner);
         self.wake.notify_one();
         Ok(Call { link: self.clone(), id, answer, deadline, runtime: runtime.clone() })
@@ -227,14 +231,14 @@ impl Link {
         now
     }
 
-    /// Gives callers their answers; answers that nobody waits for are dropped.
-    pub fn settle(&self, answers: &mut Vec<(u64, WireAnswer)>) {
-        if answers.is_empty() {
-            return;
-        }
+    /// Gives callers their answers, which came just now; answers that nobody waits for are dropped.
+    pub fn settle(&self, now: Instant, answers: &mut Vec<(u64, WireAnswer)>) {
         let calls: Vec<_> = {
             let mut inner = self.inner.lock();
-            answers.iter().map(|(id, _)| inner.calls.remove(id)).collect()
+            let calls = answers.iter().map(|(id, _)| inner.calls.remove(id)).collect();
+            let still_asked = !inner.calls.is_empty();
+            inner.silence.heard(now, still_asked);
+            calls
         };
         for (call, (_, answer)) in calls.into_iter().zip(answers.drain(..)) {
             let Some(call) = call else { continue };
@@ -268,6 +272,11 @@ impl Link {
     /// Why the link is closed, once it is.
     pub fn closed(&self) -> Option<String> {
         self.inner.lock().closed.clone()
+    }
+
+    /// Whether the other side is silent for longer than it usually is.
+    pub fn is_suspected(&self, now: Instant) -> bool {
+        self.inner.lock().silence.is_suspicious(now)
     }
 
     /// Says that bytes came from the other side.

@@ -44,6 +44,7 @@ mod handshake;
 mod link;
 pub mod memory;
 mod mesh;
+mod silence;
 pub mod tcp;
 
 /// The longest message a link carries, in bytes: a batch of the largest values and its framing.
@@ -256,6 +257,12 @@ pub trait Transport: Send + Sync + 'static {
         self.peer(node).is_some_and(|peer| peer.connected)
     }
 
+    /// Whether a peer is asked something and silent for longer than it usually is. A guess, for whoever
+    /// can choose whom to ask.
+    fn is_suspected(&self, node: NodeId) -> bool {
+        self.peer(node).is_some_and(|peer| peer.suspected)
+    }
+
     /// What is known of a peer's link.
     fn peer(&self, node: NodeId) -> Option<PeerView>;
 
@@ -273,6 +280,8 @@ pub trait Transport: Send + Sync + 'static {
 pub struct PeerView {
     /// Whether the last thing known is that the link is up.
     pub connected: bool,
+    /// See [`Transport::is_suspected`].
+    pub suspected: bool,
     /// The client address and the incarnation that the peer told, once it has.
     pub client_address: Option<String>,
     pub incarnation: Option<Incarnation>,

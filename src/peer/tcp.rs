@@ -104,6 +104,10 @@ impl Transport for TcpTransport {
         self.mesh.is_connected(node)
     }
 
+    fn is_suspected(&self, node: NodeId) -> bool {
+        self.mesh.is_suspected(node)
+    }
+
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         self.mesh.peer(node)
     }

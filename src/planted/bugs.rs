@@ -262,6 +262,15 @@ bugs! {
     ExpiresWhateverIsThere "expires-whatever-is-there" [Leader] Simulator
         "a classic: a timer that is not cancelled when the key is written again"
 
+    /// A snapshot is sent without the order of expiry: what it holds never expires where it is installed.
+    ExpiriesMissingFromSnapshot "expiries-missing-from-snapshot" [Leader] Simulator
+        "a classic: what is derived from the rows is taken for granted by whoever installs them"
+
+    /// A replica's records past their expiry are dropped before the newest is chosen: what they replaced
+    /// wins again.
+    ExpiredFilteredBeforeMerging "expired-filtered-before-merging" [Leaderless] Simulator
+        "Cassandra-like stores whose reads filter expired cells before reconciling"
+
     /// What a batch of entries itself put does not expire with a later entry of the batch.
     ExpirySeesTableAlone "expiry-sees-table-alone" [Leader] Simulator
         "a classic: state machines whose results depend on how entries were batched"

@@ -12,7 +12,7 @@ use self::explain::Explanation;
 use self::layout::{LayoutPlan, LayoutStatus, Share};
 use self::repair::RepairStatus;
 use crate::error::{LeadershipError, MembershipError, ReadError, Refusal, WriteError};
-use crate::peer::Inbound;
+use crate::peer::{Inbound, PeerView};
 use crate::runtime::Instant;
 use crate::storage::rows::Bound;
 use crate::types::{
@@ -112,8 +112,38 @@ pub struct Member {
     pub client_address: Option<String>,
     /// `voter`, `learner` or `replica`.
     pub role: &'static str,
-    /// Whether this node's link to it is up (always so for itself).
-    pub reachable: bool,
+    pub standing: Standing,
+}
+
+/// What a node thinks of another, by its own links alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The link is up, and answers come. Also the node itself.
+    Normal,
+    /// The link is up, and nothing has come for longer than usual.
+    Suspected,
+    /// The link is down.
+    Unreachable,
+}
+
+impl Standing {
+    /// By what is known of the link.
+    pub fn of(peer: &PeerView) -> Standing {
+        match (peer.connected, peer.suspected) {
+            (false, _) => Standing::Unreachable,
+            (true, true) => Standing::Suspected,
+            (true, false) => Standing::Normal,
+        }
+    }
+
+    /// The standing in one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Standing::Normal => "normal",
+            Standing::Suspected => "suspected",
+            Standing::Unreachable => "unreachable",
+        }
+    }
 }
 
 /// The cluster as this node sees it.

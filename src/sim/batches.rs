@@ -23,6 +23,8 @@ struct Operation<'a> {
     key: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -39,18 +41,22 @@ struct OpResult {
     outcome: Option<String>,
 }
 
-/// The request for these operations, each with its value where it is a put.
+/// The request for these operations, each with its value where it is a put, and with how long it is to
+/// hold, where it is to end.
 pub(super) fn request_of(
     turns: &[(Op, Vec<u8>)],
+    ttls_ms: &[Option<u64>],
     timeout: Duration,
 ) -> Result<Request<Body>, String> {
-    let operation = |turn| {
+    let operation = |(turn, ttl_ms)| {
         let (op, value): &(Op, Vec<u8>) = turn;
+        let ttl_ms: &Option<u64> = ttl_ms;
         let text = || std::str::from_utf8(value).map_err(|error| error.to_string());
         let value = (op.action == Action::Put).then(text).transpose()?;
-        Ok(Operation { op: op.action, key: op.key.as_str(), value })
+        let ttl = ttl_ms.map(|ttl_ms| format!("{ttl_ms}ms"));
+        Ok(Operation { op: op.action, key: op.key.as_str(), value, ttl })
     };
-    let operations = turns.iter().map(operation).collect::<Result<_, String>>()?;
+    let operations = turns.iter().zip(ttls_ms).map(operation).collect::<Result<_, String>>()?;
     let body = serde_json::to_vec(&Batch { operations }).map_err(|error| error.to_string())?;
     let level = turns.first().map(|(op, _)| op.level).ok_or("a batch of nothing")?;
     let target = format!("/v1/batch?timeout={}ms&consistency={level}", timeout.as_millis());

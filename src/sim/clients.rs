@@ -298,11 +298,16 @@ impl<'a> Client<'a> {
             Err(problem) => self.shared.broken("no-request", problem),
         }
         op.answered_us = self.shared.stamp_us();
-        if ttl_ms.is_some() && op.ended != Ended::Failed {
-            self.shared.record(expiry_of(&op));
+        self.note_expiry(&op, ttl_ms);
+        op
+    }
+
+    /// Notes what a put with a time to live is followed by.
+    fn note_expiry(&self, put: &Op, ttl_ms: Option<u64>) {
+        if ttl_ms.is_some() && put.ended != Ended::Failed {
+            self.shared.record(expiry_of(put));
             self.shared.happened("client: a put with a time to live");
         }
-        op
     }
 
     /// How long a put is to hold, where it is one of the few that name it. Drawn from nothing, so that
@@ -330,7 +335,7 @@ impl<'a> Client<'a> {
     async fn batch(&mut self, node: NodeId, leaves: bool) {
         let count = 2 + self.below(LARGEST_BATCH.min(self.keys.len() as u64) - 1);
         let first = self.below(self.keys.len() as u64);
-        let mut turns = Vec::new();
+        let (mut turns, mut ttls_ms) = (Vec::new(), Vec::new());
         for number in first..first + count {
             let key = self.keys[number as usize % self.keys.len()].clone();
             let action = match self.below(100) {
@@ -342,10 +347,11 @@ impl<'a> Client<'a> {
             let mut op = Op::begun(self.id, action, key, node.0, level, self.shared.stamp_us());
             let mut body = Vec::new();
             self.fill(&mut op, &mut body);
+            ttls_ms.push(self.ttl_ms(&op));
             turns.push((op, body));
         }
         let (timeout, patience) = self.patience(leaves);
-        match batches::request_of(&turns, timeout) {
+        match batches::request_of(&turns, &ttls_ms, timeout) {
             Ok(request) => {
                 let answer = send(self.shared, node, request, patience).await;
                 if let Err(problem) = batches::read_answers(&mut turns, &answer) {
@@ -355,8 +361,9 @@ impl<'a> Client<'a> {
             Err(problem) => self.shared.broken("no-request", problem),
         }
         self.shared.happened("client: batch");
-        for (mut op, _) in turns {
+        for ((mut op, _), ttl_ms) in turns.into_iter().zip(ttls_ms) {
             op.answered_us = self.shared.stamp_us();
+            self.note_expiry(&op, ttl_ms);
             self.remember(&op);
             self.shared.record(op);
         }

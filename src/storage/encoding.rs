@@ -131,6 +131,16 @@ pub fn peek(bytes: &[u8]) -> Result<(Version, bool), DecodeError> {
     Ok((version, flags & TOMBSTONE != 0))
 }
 
+/// Only when it expires, in milliseconds since 1970; `None` where it never does.
+pub fn peek_expiry(bytes: &[u8]) -> Result<Option<u64>, DecodeError> {
+    let (flags, _) = read_head(bytes)?;
+    let mut reader = Reader { bytes, at: HEAD_BYTES };
+    match flags & HAS_EXPIRY {
+        0 => Ok(None),
+        _ => Ok(Some(u64::from_be_bytes(reader.array("the expiry")?))),
+    }
+}
+
 /// A hash of the record's meaning (version, content, expiry, content type, extensions); the same on
 /// every replica, because a record has one encoding. XXH3 with 64 bits and seed 0: it is compared
 /// between nodes, and so part of the wire format.
@@ -357,6 +367,7 @@ mod tests {
         fn every_record_reads_back(record in any_record()) {
             let bytes = encode(&record);
             prop_assert_eq!(peek(&bytes), Ok((record.version, record.is_tombstone())));
+            prop_assert_eq!(peek_expiry(&bytes), Ok(record.expires_at_ms()));
             prop_assert_eq!(check(&bytes), Ok(()));
             prop_assert_eq!(decode(&bytes), Ok(record));
         }

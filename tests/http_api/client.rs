@@ -60,6 +60,7 @@ async fn keys_are_put_read_listed_and_deleted() {
             bytes: value.clone(),
             content_type: "image/png".to_owned(),
             etag: put.etag.clone(),
+            expires: None,
         };
         assert_eq!(got.found, found);
         let same = Options { if_none_match: Some(put.etag.clone()), ..Options::default() };

@@ -13,7 +13,7 @@ use quorate::replication::fold::{RowSource, Rows, fold};
 use quorate::replication::repair::RepairStatus;
 use quorate::replication::{
     ClusterStatus, Cost, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions,
-    WriteAnswer,
+    Standing, WriteAnswer,
 };
 use quorate::storage::encoding::encode;
 use quorate::storage::rows::Bound;
@@ -187,7 +187,7 @@ impl Replicator for Fake {
             peer_address: format!("127.0.0.1:800{id}"),
             client_address: (id < 3).then(|| format!("127.0.0.1:700{id}")),
             role: "voter",
-            reachable: id < 3,
+            standing: if id < 3 { Standing::Normal } else { Standing::Unreachable },
         };
         ClusterStatus {
             cluster: Some(ClusterId(0xabc)),

@@ -8,13 +8,20 @@ use super::trial::Trial;
 async fn a_value_expires(mode: Mode) -> Trial {
     let trial = Trial::start(mode, &[]).await;
     trial.put_patiently(0, "stays", "1").await;
+    let long = trial.command(1, &["put", "holds", "1", "--ttl", "1h"]);
+    assert!(long.status.success(), "{}", String::from_utf8_lossy(&long.stderr));
     let put = trial.command(1, &["put", "goes", "1", "--ttl", "1s"]);
     assert!(put.status.success(), "{}", String::from_utf8_lossy(&put.stderr));
+    let held = trial.command(2, &["get", "holds"]);
+    let held: serde_json::Value = serde_json::from_slice(&held.stdout).expect("JSON");
+    assert!(held["expires"].as_str().is_some_and(|at| at.ends_with("GMT")), "{held}");
     for index in 0..3 {
         trial
             .until("the value is gone", async || trial.get(index, "goes", "").await.is_none())
             .await;
-        assert_eq!(trial.get(index, "stays", "").await.as_deref(), Some("1"));
+        for name in ["stays", "holds"] {
+            assert_eq!(trial.get(index, name, "").await.as_deref(), Some("1"));
+        }
     }
     let listed = trial.call(2, "GET", "/v1/kv?prefix=", "").await;
     assert!(listed.body.contains("stays") && !listed.body.contains("goes"), "{}", listed.body);

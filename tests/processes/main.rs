@@ -20,5 +20,6 @@ mod load;
 mod membership;
 mod nemesis;
 mod stopped;
+mod suspicion;
 mod trial;
 mod wiped;

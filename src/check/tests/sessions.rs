@@ -53,6 +53,25 @@ fn a_value_that_was_seen_and_then_gone_must_not_come_back_to_the_same_client() {
 }
 
 #[test]
+fn a_delete_of_one_version_explains_no_loss_of_a_newer_one() {
+    for mode in Mode::ALL {
+        let lost = |acknowledged: bool| {
+            let mut made = Made::new(mode);
+            made.put(1);
+            // As a put with a time to live is followed by.
+            let expiry = made.op(9, Action::Delete, 1);
+            (expiry.ended, expiry.status, expiry.if_match) = (Ended::Unknown, 504, Some(v(1)));
+            if acknowledged {
+                made.put(2);
+            }
+            made.get(0);
+            !broken(made).is_empty()
+        };
+        assert!(lost(true) && !lost(false), "{mode}");
+    }
+}
+
+#[test]
 fn a_read_that_wrongly_finds_nothing_binds_no_later_read() {
     for mode in Mode::ALL {
         let mut made = Made::new(mode);

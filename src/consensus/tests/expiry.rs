@@ -1,9 +1,18 @@
 //! Records that expire by the log: the same rows whatever was batched together.
 
+use std::sync::Arc;
+
+use openraft::storage::RaftStateMachine;
+
 use super::bench::Bench;
 use super::support::*;
 use crate::consensus::Command;
-use crate::consensus::expiry::{MAX_EXPIRED_AN_ENTRY, next_expiry_ms};
+use crate::consensus::expiry::MAX_EXPIRED_AN_ENTRY;
+use crate::consensus::state_machine::{StateMachine, copy};
+use crate::runtime::Runtime;
+use crate::runtime::flag::Flag;
+use crate::storage::disk::SimDisk;
+use crate::storage::{encoding, rows};
 use crate::types::{Change, Condition, Content, Version, Write};
 
 fn put_for(name: &str, value: &str, ttl_ms: u64) -> Write {
@@ -30,14 +39,14 @@ fn a_record_is_there_until_the_log_says_that_its_time_is_over() {
     let mut bench = Bench::new();
     bench.commands(vec![at(1, 1_000, vec![put_for("a", "1", 500), put("b", "for good", None)])]);
     let (version, _) = bench.content("a").expect("a record");
-    assert_eq!(next_expiry_ms(&*bench.table).expect("readable"), Some(1_500));
+    assert_eq!(bench.state.expiries.next_ms(), Some(1_500));
     // Log time has long passed it; no entry said so.
     bench.commands(vec![at(2, 9_000, vec![put("c", "later", None)]), expire(1_499)]);
     assert!(!is_gone(&bench, "a"));
     bench.commands(vec![expire(1_500)]);
     assert_eq!(bench.content("a"), Some((version, Content::Tombstone)), "of the same version");
     assert!(!is_gone(&bench, "b") && !is_gone(&bench, "c"));
-    assert_eq!(next_expiry_ms(&*bench.table).expect("readable"), None);
+    assert_eq!(bench.state.expiries.next_ms(), None);
     // It holds nothing now.
     let absent = Write { condition: Some(Condition::Absent), ..put_for("a", "2", 500) };
     bench.commands(vec![at(3, 9_500, vec![absent])]);
@@ -100,6 +109,80 @@ fn an_entry_makes_a_bounded_number_expire_the_oldest_first() {
     assert!(left[..7].iter().all(|left| *left), "those that expire last");
     bench.commands(vec![expire(100_000)]);
     assert!(is_gone(&bench, &name(0)));
+}
+
+#[test]
+fn a_key_that_is_put_again_and_again_keeps_one_row_in_the_order() {
+    let mut bench = Bench::new();
+    let rows_kept = |bench: &Bench| {
+        let (from, to) = rows::expiry_range();
+        bench.table.scan(&from, &to, usize::MAX).expect("readable").len()
+    };
+    for sequence in 1..=50 {
+        bench.commands(vec![
+            at(2 * sequence - 1, sequence * 1_000, vec![put_for("a", "1", 60_000)]),
+            at(2 * sequence, sequence * 1_000, vec![put_for("a", "2", 90_000)]),
+        ]);
+        assert_eq!(rows_kept(&bench), 1);
+    }
+    // What is put for good, or deleted, leaves its row until it is due.
+    bench.commands(vec![at(101, 60_000, vec![put("a", "good", None)]), expire(1_000_000)]);
+    assert_eq!((rows_kept(&bench), is_gone(&bench, "a")), (0, false));
+}
+
+#[test]
+fn entries_of_one_batch_go_on_where_the_one_before_stopped() {
+    let mut bench = Bench::new();
+    let count = 2 * MAX_EXPIRED_AN_ENTRY + 100;
+    let name = |number: usize| format!("k{number:05}");
+    let puts = (0..count).map(|number| put_for(&name(number), "1", 1 + number as u64));
+    bench.commands(vec![at(1, 1_000, puts.collect())]);
+    bench.commands(vec![
+        expire(1 << 40),
+        at(2, 2_000, vec![put_for("late", "1", 1)]),
+        expire(1 << 40),
+    ]);
+    let left = (0..count).filter(|number| !is_gone(&bench, &name(*number))).count();
+    assert_eq!(left, 101, "a thousand each, of which one was late");
+    bench.reload();
+    bench.commands(vec![expire(1 << 40)]);
+    assert!((0..count).all(|number| is_gone(&bench, &name(number))) && is_gone(&bench, "late"));
+    assert_eq!(bench.state.expiries.next_ms(), None);
+}
+
+#[test]
+fn a_snapshot_brings_the_order_of_expiry_and_takes_the_old_one_away() {
+    in_a_world(|| async {
+        let (runtime, disk) = (Runtime::simulated(1, 0), SimDisk::new(2));
+        let entries = |commands: Vec<Command>| {
+            let numbered = commands.into_iter().zip(1..);
+            let entries = numbered.map(|(command, index)| Ok((entry(1, index, &command), None)));
+            futures_util::stream::iter(entries.collect::<Vec<_>>())
+        };
+        let source = Arc::new(open_machine(&SimDisk::new(1), &runtime).expect("opens"));
+        let target = Arc::new(open_machine(&disk, &runtime).expect("opens"));
+        let old = vec![at(1, 1_000, vec![put_for("old", "1", 500)])];
+        StateMachine(target.clone()).apply(entries(old)).await.expect("applies");
+        let new = vec![
+            at(1, 1_000, vec![put_for("goes", "1", 7_000)]),
+            at(2, 1_000, vec![put("stays", "1", None)]),
+        ];
+        StateMachine(source.clone()).apply(entries(new)).await.expect("applies");
+        let manifest = copy(&source, Arc::new(disk.clone())).expect("copied");
+        target.install(manifest, &Flag::default()).await.expect("installs");
+        assert_eq!(target.next_expiry_ms(), Some(8_000), "the old order is gone");
+        let next = [Ok((entry(1, 3, &expire(8_000)), None))];
+        StateMachine(target.clone())
+            .apply(futures_util::stream::iter(next))
+            .await
+            .expect("applies");
+        let held = |name: &str| {
+            let row = target.table.get(&rows::data_row(&key(name))).expect("readable");
+            row.map(|row| encoding::decode(&row).expect("a record").is_tombstone())
+        };
+        assert_eq!([held("goes"), held("stays"), held("old")], [Some(true), Some(false), None]);
+        assert_eq!(target.next_expiry_ms(), None);
+    });
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! lost.
 //!
 //! The load is an open loop, so that it is as steady while a node is down as before. Each end is a
-//! SIGKILL, or a SIGTERM, after which a leader hands over before it stops; the node is started again
-//! over its data a while later, and the next one follows once every node is ready. In the end every key
+//! SIGKILL, or a SIGTERM, after which a leader hands over before it stops, or a SIGSTOP, which ends nothing;
+//! the node is started again over its data, or goes on, a while later, and the next one follows once every
+//! node is ready. In the end every key
 //! that was written is read through every node.
 
 use std::collections::BTreeMap;
@@ -46,20 +47,26 @@ pub enum Victims {
     StoppedLeader,
     /// One that does not lead; any node where none leads.
     Follower,
+    /// The same, stopped for a while without ending: its links stay open, and nothing comes over them.
+    PausedFollower,
 }
 
 impl Victims {
     fn as_str(self, mode: Mode) -> &'static str {
         match (self, mode) {
             (Victims::Leader | Victims::StoppedLeader, _) => "leader",
-            (Victims::Follower, Mode::Leader) => "follower",
-            (Victims::Follower, Mode::Leaderless) => "node",
+            (Victims::Follower | Victims::PausedFollower, Mode::Leader) => "follower",
+            (Victims::Follower | Victims::PausedFollower, Mode::Leaderless) => "node",
         }
     }
 
     /// How they end, in words.
     fn ended(self) -> &'static str {
-        if self == Victims::StoppedLeader { "stopped" } else { "killed" }
+        match self {
+            Victims::StoppedLeader => "stopped",
+            Victims::PausedFollower => "paused",
+            Victims::Leader | Victims::Follower => "killed",
+        }
     }
 }
 
@@ -142,13 +149,18 @@ async fn strike_in_turn(
                 status.success(),
                 "node {node} was asked to stop, and failed ({status}): {last}"
             );
+        } else if victims == Victims::PausedFollower {
+            cluster.pause(victim)?;
         } else {
             cluster.kill(victim)?;
         }
         let gone_us = ground.now_us();
         stage.runtime.sleep(DOWN_FOR).await;
         let restarted_us = ground.now_us();
-        cluster.restart(victim)?;
+        match victims {
+            Victims::PausedFollower => cluster.resume(victim)?,
+            _ => cluster.restart(victim)?,
+        }
         cluster.wait_until_ready().await?;
         let ready_us = ground.now_us() - restarted_us;
         ground.returns.fetch_add(1, Ordering::Relaxed);
@@ -169,7 +181,7 @@ async fn choose(
         return Ok(random.below(nodes));
     }
     let leader = cluster.known_leader().await?;
-    if victims != Victims::Follower {
+    if matches!(victims, Victims::Leader | Victims::StoppedLeader) {
         return Ok(leader);
     }
     ensure!(nodes > 1, "there is no follower");
@@ -239,7 +251,7 @@ fn in_ms(time_us: u64) -> f64 {
 fn summary(kills: &[Kill], victims: Victims) -> Option<GapSummary> {
     let gap_ms = |kill: &Kill| match victims {
         Victims::StoppedLeader => Some(kill.longest_gap_ms),
-        Victims::Leader | Victims::Follower => kill.first_write_ms,
+        Victims::Leader | Victims::Follower | Victims::PausedFollower => kill.first_write_ms,
     };
     let gaps_us: Vec<u64> =
         kills.iter().filter_map(gap_ms).map(|gap_ms| (gap_ms * 1e3).round() as u64).collect();

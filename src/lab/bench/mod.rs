@@ -91,6 +91,7 @@ fn steps(options: &BenchOptions) -> u64 {
             of_kills(events.kill_leader)
                 + of_kills(events.stop_leader)
                 + of_kills(events.kill_follower)
+                + of_kills(events.pause_follower)
                 + if events.restart { restarts } else { 0 }
                 + if events.snapshot { 2 } else { 0 }
         }
@@ -297,6 +298,7 @@ impl Bench<'_> {
             (Victims::Leader, events.kill_leader),
             (Victims::StoppedLeader, events.stop_leader),
             (Victims::Follower, events.kill_follower),
+            (Victims::PausedFollower, events.pause_follower),
         ];
         for (victims, times) in kills.into_iter().filter(|(_, times)| *times > 0) {
             let found = kills::run(stage, load, victims, times).await?;

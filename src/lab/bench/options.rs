@@ -159,6 +159,8 @@ pub struct Events {
     pub stop_leader: u32,
     /// How often a node that does not lead is killed.
     pub kill_follower: u32,
+    /// How often a node that does not lead is stopped for a while without ending, as SIGSTOP does.
+    pub pause_follower: u32,
     /// Whether every node is restarted.
     pub restart: bool,
     /// Whether a follower is sent a snapshot.
@@ -173,7 +175,8 @@ impl Events {
 
     /// Whether a steady load goes on meanwhile.
     pub fn under_load(self) -> bool {
-        self.kill_leader + self.stop_leader + self.kill_follower > 0 || self.snapshot
+        let ends = self.kill_leader + self.stop_leader + self.kill_follower + self.pause_follower;
+        ends > 0 || self.snapshot
     }
 }
 
@@ -265,11 +268,13 @@ impl BenchOptions {
     }
 
     fn validate_events(&self) -> Result<(), String> {
-        let Events { kill_leader, stop_leader, kill_follower, restart, snapshot } = self.events;
+        let Events { kill_leader, stop_leader, kill_follower, pause_follower, restart, snapshot } =
+            self.events;
         let asked = [
             ("--kill-leader", kill_leader > 0),
             ("--stop-leader", stop_leader > 0),
             ("--kill-follower", kill_follower > 0),
+            ("--pause-follower", pause_follower > 0),
             ("--restart", restart),
             ("--snapshot", snapshot),
         ];
@@ -303,8 +308,13 @@ impl BenchOptions {
         if snapshot && (nodes.modes.contains(&Mode::Leaderless) || nodes.nodes < 3) {
             return Err("--snapshot: expected --mode leader and 3 --nodes or more".to_owned());
         }
-        if kill_follower > 0 && nodes.modes.contains(&Mode::Leader) && nodes.nodes < 2 {
-            return Err(format!("--kill-follower {kill_follower}: expected 2 --nodes or more"));
+        let of_followers =
+            [("--kill-follower", kill_follower), ("--pause-follower", pause_follower)];
+        if let Some((flag, times)) = of_followers.into_iter().find(|(_, times)| *times > 0)
+            && nodes.modes.contains(&Mode::Leader)
+            && nodes.nodes < 2
+        {
+            return Err(format!("{flag} {times}: expected 2 --nodes or more"));
         }
         Ok(())
     }

@@ -185,6 +185,7 @@ fn of_kills(kills: &Kills) -> Vec<Block> {
             "{}: p50 {}, p99 {}, max {} ({})",
             match kills.ended.as_str() {
                 "stopped" => "longest time without a write once the node was asked to stop",
+                "paused" => "until the first write after the node was paused",
                 _ => "until the first write after the node was killed",
             },
             time_ms(gap.p50_ms),

@@ -120,7 +120,7 @@ pub struct Kills {
     pub mode: Mode,
     /// `leader`, `follower`, or `node` where none leads.
     pub victims: String,
-    /// `killed` by SIGKILL, or `stopped` by SIGTERM.
+    /// `killed` by SIGKILL, `stopped` by SIGTERM, or `paused` by SIGSTOP.
     #[serde(default = "killed")]
     pub ended: String,
     pub kills: Vec<Kill>,

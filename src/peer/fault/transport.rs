@@ -235,6 +235,10 @@ impl Transport for FaultyTransport {
         self.inner.is_connected(node) && !self.plan.is_cut(self.from, node)
     }
 
+    fn is_suspected(&self, node: NodeId) -> bool {
+        self.inner.is_suspected(node)
+    }
+
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         let mut view = self.inner.peer(node)?;
         view.connected &= !self.plan.is_cut(self.from, node);

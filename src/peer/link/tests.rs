@@ -91,7 +91,7 @@ fn an_answer_that_nobody_waits_for_any_more_is_dropped_and_nothing_is_kept() {
         assert_eq!(link.inner.lock().calls.len(), 1);
         let answer = |text: &'static str| WireAnswer::Body(Bytes::from(text));
         let mut answers = vec![(2, answer("two")), (1, answer("one")), (99, answer("what?"))];
-        link.settle(&mut answers);
+        link.settle(runtime.now(), &mut answers);
         assert_eq!(waiting.wait().await, Ok(Bytes::from("two")));
         assert!(link.inner.lock().calls.is_empty());
         assert!(answers.is_empty());

@@ -204,6 +204,10 @@ impl Transport for MemoryTransport {
         self.mesh.is_connected(node)
     }
 
+    fn is_suspected(&self, node: NodeId) -> bool {
+        self.mesh.is_suspected(node)
+    }
+
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         self.mesh.peer(node)
     }

@@ -23,7 +23,7 @@ use super::handshake::Wire;
 use super::link::{Call, Link};
 use super::{Greeter, Hello, Lane, PeerError, PeerHandler, PeerView, Request};
 use crate::runtime::watch;
-use crate::runtime::{Runtime, Task};
+use crate::runtime::{Instant, Runtime, Task};
 use crate::telemetry::Metrics;
 use crate::types::{Incarnation, NodeId};
 
@@ -207,11 +207,18 @@ impl Mesh {
         self.peers.read().get(&node).is_some_and(|peer| peer.is_connected())
     }
 
+    /// See [`super::Transport::is_suspected`].
+    pub fn is_suspected(&self, node: NodeId) -> bool {
+        let now = self.runtime.now();
+        self.peers.read().get(&node).is_some_and(|peer| peer.is_suspected(now))
+    }
+
     /// See [`super::Transport::peer`].
     pub fn peer(&self, node: NodeId) -> Option<PeerView> {
         let peer = self.peers.read().get(&node)?.clone();
         let Told { client_address, incarnation } = peer.told.lock().clone();
-        Some(PeerView { connected: peer.is_connected(), client_address, incarnation })
+        let (connected, suspected) = (peer.is_connected(), peer.is_suspected(self.runtime.now()));
+        Some(PeerView { connected, suspected, client_address, incarnation })
     }
 }
 
@@ -231,6 +238,12 @@ impl Peer {
 
     fn is_connected(&self) -> bool {
         self.bulk.up.load(Ordering::Acquire) && self.control.up.load(Ordering::Acquire)
+    }
+
+    fn is_suspected(&self, now: Instant) -> bool {
+        [&self.bulk, &self.control]
+            .iter()
+            .any(|slot| slot.state.lock().link.as_ref().is_some_and(|link| link.is_suspected(now)))
     }
 
     /// Says that the peer is likely to be there: lanes that are down are dialled at once.

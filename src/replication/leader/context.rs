@@ -9,7 +9,7 @@ use super::group::Group;
 use super::queue::{Pending, Queue};
 use crate::error::{ReadError, Refusal};
 use crate::peer::SharedTransport;
-use crate::replication::{ClusterStatus, Cost, Member};
+use crate::replication::{ClusterStatus, Cost, Member, Standing};
 use crate::runtime::Runtime;
 use crate::storage::table::Table;
 use crate::telemetry::Metrics;
@@ -122,11 +122,11 @@ impl<G: Group> Context<G> {
         let peer_address = self.peers.get(&id).cloned().unwrap_or(facts.address);
         if id == self.node {
             let client_address = Some(self.advertise.clone());
-            return Member { id, peer_address, client_address, role, reachable: true };
+            return Member { id, peer_address, client_address, role, standing: Standing::Normal };
         }
         let view = self.transport.peer(id).unwrap_or_default();
-        let (client_address, reachable) = (view.client_address, view.connected);
-        Member { id, peer_address, client_address, role, reachable }
+        let standing = Standing::of(&view);
+        Member { id, peer_address, client_address: view.client_address, role, standing }
     }
 }
 

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use super::Context;
 use super::group::Group;
-use crate::consensus::{Command, next_expiry_ms};
-use crate::storage::table::on_a_task;
+use crate::consensus::Command;
 
-/// How often it is looked whether a record is due. It costs one look at the first row of an order.
+/// How often it is looked whether a record is due.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How long an entry may take, before another is proposed.
@@ -33,14 +32,7 @@ pub async fn run<G: Group>(context: Arc<Context<G>>) {
     }
 }
 
-/// Whether the table holds a record whose time is over.
+/// Whether a record's time may be over.
 fn is_due<G: Group>(context: &Context<G>) -> bool {
-    let table = &*context.table;
-    match on_a_task(table, || next_expiry_ms(table)) {
-        Ok(first) => first.is_some_and(|at_ms| at_ms <= context.runtime.wall_ms()),
-        Err(error) => {
-            tracing::error!(%error, "the order of expiry cannot be read");
-            false
-        }
-    }
+    context.group.next_expiry_ms().is_some_and(|at_ms| at_ms <= context.runtime.wall_ms())
 }

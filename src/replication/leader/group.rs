@@ -64,6 +64,9 @@ pub trait Group: Send + Sync + 'static {
     /// See [`Consensus::installs`].
     fn installs(&self) -> Option<u64>;
 
+    /// See [`Consensus::next_expiry_ms`].
+    fn next_expiry_ms(&self) -> Option<u64>;
+
     /// See [`Consensus::status`].
     fn status(&self) -> ConsensusStatus;
 
@@ -118,6 +121,10 @@ impl Group for Consensus {
 
     fn installs(&self) -> Option<u64> {
         Consensus::installs(self)
+    }
+
+    fn next_expiry_ms(&self) -> Option<u64> {
+        Consensus::next_expiry_ms(self)
     }
 
     fn status(&self) -> ConsensusStatus {

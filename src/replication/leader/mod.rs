@@ -70,7 +70,7 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How far the clock of a node that forwards a write may run ahead of the leader's before its
 /// proposed time is cut, in milliseconds: versions never go back, so one broken clock would push
-/// them ahead for good.
+/// them ahead for good. A clock that is behind counts as the leader's.
 const MAX_CLOCK_LEAD_MS: u64 = 500;
 
 /// What a node's part in leader mode is made of.
@@ -237,8 +237,10 @@ impl<G: Group> Leader<G> {
         if submission.session.origin != inbound.from {
             return inbound.reply.refuse("a submission of another node");
         }
-        let latest = (self.context.runtime.wall_ms() + MAX_CLOCK_LEAD_MS) << 16;
-        submission.proposed_time = submission.proposed_time.min(latest);
+        // Nor behind it: a time to live counts from the version, and ends by the leader's clock.
+        let now_ms = self.context.runtime.wall_ms();
+        let latest = (now_ms + MAX_CLOCK_LEAD_MS) << 16;
+        submission.proposed_time = submission.proposed_time.clamp(now_ms << 16, latest);
         let bytes = submission.writes.iter().map(write_bytes).sum();
         let Inbound { deadline, reply, .. } = inbound;
         let remote = Remote { submission, bytes, deadline, reply };

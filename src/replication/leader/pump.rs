@@ -1,7 +1,7 @@
 //! The one task that gets writes into the log: it batches, proposes or forwards, and tries again.
 //!
 //! **Why it exists.** Writes that arrive together should share one log entry, one sync and one
-//! message, and a write that arrives alone should wait for nobody. So the pump takes whatever is
+//! message, and a write that finds no entry under way should wait for nobody. So the pump takes whatever is
 //! queued whenever it may start something, and what arrives meanwhile is the next batch. An entry costs
 //! the group the same however many writes are in it, so that few writes wait for the one under way. Where this
 //! node leads, its own writes and the submissions forwarded to it share an entry; elsewhere its
@@ -42,10 +42,10 @@ pub const MAX_ENTRIES_IN_FLIGHT: usize = 3;
 /// each would bear more of what an entry costs in the log, on the wire and in the state machine than it
 /// gains by not waiting: with 64 connections a put took a seventh more CPU.
 pub const ENOUGH_WRITES: usize = 64;
-const ENOUGH_BYTES: usize = 256 << 10;
+pub const ENOUGH_BYTES: usize = 256 << 10;
 
-/// ... unless none left for so long: a slow disk or a long way is not waited for. Several times what an
-/// entry takes where both are fast.
+/// ... unless none left for so long, to which the timer adds up to a millisecond: a slow disk or a long way
+/// is not waited for. Several times what an entry takes where both are fast.
 pub const PATIENCE: Duration = Duration::from_millis(5);
 
 /// Submissions this node has on their way to the leader at once, for the same reasons.
@@ -154,8 +154,8 @@ impl<G: Group> Pump<G> {
     pub async fn run(mut self) {
         let context = self.context.clone();
         loop {
-            let leader = context.group.leader();
-            self.start(leader);
+            let (leader, now) = (context.group.leader(), context.runtime.now());
+            self.start(leader, now);
             if self.is_finished() {
                 return;
             }
@@ -167,7 +167,7 @@ impl<G: Group> Pump<G> {
                     self.finish(done, leader);
                 }
                 () = context.queue.woken() => {}
-                () = context.runtime.sleep_until(patient_until), if self.is_patient(leader) => {}
+                () = context.runtime.sleep_until(patient_until), if self.is_patient(leader, now) => {}
                 _ = context.group.leader_change(leader, until), if blocked => {}
             }
         }
@@ -197,10 +197,10 @@ impl<G: Group> Pump<G> {
     }
 
     /// Starts everything that may start now.
-    fn start(&mut self, leader: Option<NodeId>) {
+    fn start(&mut self, leader: Option<NodeId>, now: Instant) {
         self.give_up_late(leader);
         if leader == Some(self.context.node) {
-            while self.may_start_entry() && self.start_entry(leader) {}
+            while self.may_start_entry(now) && self.start_entry(leader) {}
             return;
         }
         for remote in self.context.queue.take_remote(|_| true) {
@@ -211,22 +211,23 @@ impl<G: Group> Pump<G> {
         while self.forwards < MAX_FORWARDS_IN_FLIGHT && self.start_forward(leader) {}
     }
 
-    /// Whether what waits, if anything, may leave in an entry now.
-    fn may_start_entry(&self) -> bool {
+    /// Whether what waits, if anything, may leave in an entry `now`: the time that the same turn asks
+    /// [`Pump::is_patient`] by, so that what does not leave is looked at again.
+    fn may_start_entry(&self, now: Instant) -> bool {
         if self.entries == 0 {
             return true;
         }
         let waiting = self.context.queue.waiting();
         let is_enough = waiting.writes >= ENOUGH_WRITES || waiting.bytes >= ENOUGH_BYTES;
-        let waited = self.context.runtime.now() >= self.entry_left_at + PATIENCE;
+        let waited = now >= self.entry_left_at + PATIENCE;
         self.entries < MAX_ENTRIES_IN_FLIGHT && (is_enough || waited)
     }
 
     /// Whether something waits for the entry under way, and not for long.
-    fn is_patient(&self, leader: Option<NodeId>) -> bool {
+    fn is_patient(&self, leader: Option<NodeId>, now: Instant) -> bool {
         leader == Some(self.context.node)
             && (1..MAX_ENTRIES_IN_FLIGHT).contains(&self.entries)
-            && self.context.runtime.now() < self.entry_left_at + PATIENCE
+            && now < self.entry_left_at + PATIENCE
             && (!self.retries.is_empty() || self.context.queue.waiting().writes > 0)
     }
 

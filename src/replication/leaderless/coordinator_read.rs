@@ -106,6 +106,9 @@ impl Core {
             round.ask(usize::from(quorums.n))?;
         }
         round.hear(usize::from(quorums.r)).await?;
+        if planted::is(Bug::ExpiredFilteredBeforeMerging) {
+            self.forget_expired(&mut round.held);
+        }
         let resolution = resolve(&round.held).map_err(|error| damaged(key, &error))?;
         let mut cost = Cost { messages: round.messages, acks: round.held.len() as u16 };
         cost.messages += self.settle(key, &resolution, quorums, deadline).await?;
@@ -120,6 +123,17 @@ impl Core {
     /// A stored record as it counts now.
     fn as_it_counts(&self, key: &Key, bytes: &Bytes) -> Result<Record, Refusal> {
         Ok(decoded(key, bytes)?.as_of(self.expiry_now_ms()))
+    }
+
+    /// What a reader would do that forgot that an expired record is a tombstone.
+    fn forget_expired(&self, held: &mut [Held]) {
+        let now_ms = self.expiry_now_ms();
+        let is_over = |record: &Bytes| {
+            encoding::peek_expiry(record).is_ok_and(|at| at.is_some_and(|at_ms| at_ms <= now_ms))
+        };
+        for held in held {
+            held.record = held.record.take().filter(|record| !is_over(record));
+        }
     }
 
     /// What expiry is judged by, in milliseconds since 1970: never less than before, as long as the node

@@ -35,7 +35,8 @@ use super::explain::Explanation;
 use super::layout::{LayoutPlan, LayoutStatus, Share};
 use super::repair::RepairStatus;
 use super::{
-    ClusterStatus, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions, WriteAnswer,
+    ClusterStatus, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions, Standing,
+    WriteAnswer,
 };
 use crate::clock::HybridClock;
 use crate::config::{LeaderlessSettings, ReadRepair, Settings};
@@ -279,6 +280,7 @@ impl Leaderless {
         let member = |(id, peer_address): (&NodeId, &String)| {
             let own = *id == self.core.node;
             let peer = self.core.transport.peer(*id).unwrap_or_default();
+            let standing = if own { Standing::Normal } else { Standing::of(&peer) };
             Member {
                 id: *id,
                 peer_address: peer_address.clone(),
@@ -287,7 +289,7 @@ impl Leaderless {
                     false => peer.client_address,
                 },
                 role: "replica",
-                reachable: own || peer.connected,
+                standing,
             }
         };
         self.all.peers.iter().map(member).collect()
@@ -477,11 +479,8 @@ impl Core {
     /// those that answer quickest.
     fn slowest_first(&self, replicas: &[NodeId]) -> Vec<NodeId> {
         let rank = |node: &NodeId| match *node == self.node {
-            true => (false, false, 0),
-            false => {
-                let (away, latency_us) = self.peers.read_rank(*node);
-                (true, away, latency_us)
-            }
+            true => (false, Default::default()),
+            false => (true, self.peers.read_rank(*node)),
         };
         let mut ranked: Vec<_> = replicas.iter().map(|node| (rank(node), *node)).collect();
         ranked.sort_by(|one, other| other.cmp(one));

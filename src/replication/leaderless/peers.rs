@@ -137,11 +137,11 @@ impl Peers {
     }
 
     /// How soon a peer is likely to answer a read: lower is sooner. Peers never asked come first,
-    /// so that all become known.
-    pub fn read_rank(&self, node: NodeId) -> (bool, u64) {
+    /// so that all become known; one that is silent for longer than usual comes after the others.
+    pub fn read_rank(&self, node: NodeId) -> (bool, bool, u64) {
         let latency_us =
             self.peers.get(&node).map_or(u64::MAX, |peer| peer.reads.latency().average_us());
-        (!self.is_connected(node), latency_us)
+        (!self.is_connected(node), self.transport.is_suspected(node), latency_us)
     }
 
     /// What 95 of a hundred of a peer's reads took at most of late, in microseconds; `None` where

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
-use super::{Client, Turn};
+use super::{Client, Turn, expiring};
 use crate::api::headers::IDEMPOTENCY_KEY;
 use crate::history::{Action, Ended, Op};
 use crate::sim::request::{Answer, Page, judge_reuse, read_answer, request_of, send};
@@ -57,7 +57,15 @@ struct Known {
     name: String,
     asked: Op,
     body: Vec<u8>,
+    ttl_ms: Option<u64>,
     told: (u16, Option<Version>),
+}
+
+/// What a request under a key carries beside its operation.
+#[derive(Clone, Copy)]
+struct Carried<'a> {
+    body: &'a [u8],
+    ttl_ms: Option<u64>,
 }
 
 /// Whether the state machine itself has answered: it applied the write, or its condition failed.
@@ -68,7 +76,8 @@ fn is_decided(told: &Op) -> bool {
 impl Client<'_> {
     /// Makes a write under a key of its own, and gives it as one operation.
     pub(super) async fn ask_under_a_key(&mut self, turn: Turn) -> Op {
-        let Turn { op: asked, body, .. } = turn;
+        let Turn { op: asked, body, ttl_ms, .. } = turn;
+        let carried = Carried { body: &body, ttl_ms };
         let name = self.next_name();
         let mut told = asked.clone();
         let mut node = NodeId(asked.node);
@@ -79,7 +88,7 @@ impl Client<'_> {
                 node = if self.chance(SAME_NODE) { node } else { self.any_node() };
                 self.shared.happened("client: retry under its idempotency key");
             }
-            let answered = self.try_under(&name, &asked, &body, node).await;
+            let answered = self.try_under(&name, &asked, carried, node).await;
             let decided = is_decided(&answered);
             if decided && attempt > 0 {
                 self.shared.happened(match may_have_happened {
@@ -96,10 +105,11 @@ impl Client<'_> {
                 break;
             }
         }
-        if is_decided(&told) {
-            self.keep(Known { name, asked, body, told: (told.status, told.version) });
-        }
         told.answered_us = self.shared.stamp_us();
+        self.note_expiry(&told, ttl_ms);
+        if is_decided(&told) {
+            self.keep(Known { name, asked, body, ttl_ms, told: (told.status, told.version) });
+        }
         told
     }
 
@@ -127,7 +137,8 @@ impl Client<'_> {
 
     /// Sends a write again whose fate is known: it must be told the same.
     async fn repeat(&mut self, known: Known, node: NodeId) {
-        let told = self.try_under(&known.name, &known.asked, &known.body, node).await;
+        let carried = Carried { body: &known.body, ttl_ms: known.ttl_ms };
+        let told = self.try_under(&known.name, &known.asked, carried, node).await;
         if !is_decided(&told) {
             return;
         }
@@ -161,7 +172,8 @@ impl Client<'_> {
         let mut body = Vec::new();
         // No other write has this value, so it is another request, and would show as from nowhere.
         self.fill(&mut op, &mut body);
-        let Some(answer) = self.send_under(&known.name, &op, &body, node).await else { return };
+        let carried = Carried { body: &body, ttl_ms: None };
+        let Some(answer) = self.send_under(&known.name, &op, carried, node).await else { return };
         match judge_reuse(op, &answer) {
             Ok(true) => self.shared.happened("client: reused idempotency key refused"),
             Ok(false) => {}
@@ -173,9 +185,15 @@ impl Client<'_> {
     }
 
     /// One try of a write under a key, and what it was told.
-    async fn try_under(&mut self, name: &str, asked: &Op, body: &[u8], node: NodeId) -> Op {
+    async fn try_under(
+        &mut self,
+        name: &str,
+        asked: &Op,
+        carried: Carried<'_>,
+        node: NodeId,
+    ) -> Op {
         let mut told = Op { node: node.0, ..asked.clone() };
-        if let Some(answer) = self.send_under(name, asked, body, node).await
+        if let Some(answer) = self.send_under(name, asked, carried, node).await
             && let Err(problem) = read_answer(&mut told, &answer)
         {
             self.shared.broken("contradictory-answer", problem);
@@ -192,15 +210,16 @@ impl Client<'_> {
         &mut self,
         name: &str,
         op: &Op,
-        body: &[u8],
+        carried: Carried<'_>,
         node: NodeId,
     ) -> Option<Answer> {
         let (timeout, patience) = self.patience(false);
-        let request = request_of(op, body.to_vec(), None, timeout, &Page::default());
+        let request = request_of(op, carried.body.to_vec(), None, timeout, &Page::default());
         let header = HeaderValue::from_str(name).map_err(|error| error.to_string());
         match request.and_then(|request| Ok((request, header?))) {
             Ok((mut request, header)) => {
                 request.headers_mut().insert(IDEMPOTENCY_KEY, header);
+                expiring(&mut request, carried.ttl_ms);
                 Some(send(self.shared, node, request, patience).await)
             }
             Err(problem) => {

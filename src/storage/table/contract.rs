@@ -86,11 +86,33 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
+/// The memory engine under hooks that do nothing.
+struct UnderHooks(Memory);
+
+struct Nothing;
+
+impl Hooks for Nothing {}
+
+impl Engine for UnderHooks {
+    fn open(&self) -> Box<dyn Table> {
+        Box::new(Hooked::new(Arc::from(self.0.open()), Nothing))
+    }
+
+    fn open_after_crash(&self) -> Box<dyn Table> {
+        Box::new(Hooked::new(Arc::from(self.0.open_after_crash()), Nothing))
+    }
+}
+
 /// Every case, for every engine.
 macro_rules! suite {
     ($($case:ident),* $(,)?) => {
         mod memory_passes {
             $(#[test] fn $case() { super::$case(&super::Memory::new()); })*
+        }
+        mod memory_under_hooks_passes {
+            $(#[test] fn $case() {
+                super::$case(&super::UnderHooks(super::Memory::new()));
+            })*
         }
         mod sled_passes {
             $(#[test] fn $case() { super::$case(&super::Sled::new()); })*

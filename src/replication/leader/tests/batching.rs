@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use super::world::{Fate, World, forwards, in_a_world, ms, write};
 use crate::replication::Cost;
 use crate::replication::leader::pump::{
-    ENOUGH_WRITES, MAX_ENTRIES_IN_FLIGHT, MAX_FORWARDS_IN_FLIGHT, PATIENCE,
+    ENOUGH_BYTES, ENOUGH_WRITES, MAX_ENTRIES_IN_FLIGHT, MAX_FORWARDS_IN_FLIGHT, PATIENCE,
 };
 use crate::runtime::Instant;
 use crate::types::{EffectiveLevel, NodeId};
@@ -103,6 +103,54 @@ fn writes_that_are_worth_an_entry_wait_for_none() {
         let (slow, many) = tokio::join!(write(&world, 1, "slow"), many);
         assert!(slow.is_ok());
         assert!(many.iter().all(|at| *at - began < PATIENCE), "{:?}", many[0] - began);
+    });
+}
+
+#[test]
+fn forwards_of_other_nodes_make_an_entry_worth_it_too() {
+    in_a_world(34, async |world| {
+        world.fates.lock().extend([Fate::Commit(ms(900))]);
+        let began = world.runtime.now();
+        let values: Vec<String> = (0..ENOUGH_WRITES).map(|n| format!("v{n}")).collect();
+        let many = join_all(values.iter().map(async |value| {
+            world.runtime.sleep(ms(1)).await;
+            write(&world, 2, value).await.expect("is written");
+            world.runtime.now()
+        }));
+        let (slow, many) = tokio::join!(write(&world, 1, "slow"), many);
+        assert!(slow.is_ok());
+        assert!(many.iter().all(|at| *at - began < ms(500)), "they wait for the slow entry");
+    });
+}
+
+#[test]
+fn large_writes_are_worth_an_entry_though_they_are_few() {
+    in_a_world(35, async |world| {
+        world.fates.lock().extend([Fate::Commit(ms(900))]);
+        let began = world.runtime.now();
+        let large = "x".repeat(ENOUGH_BYTES);
+        let (slow, soon) = tokio::join!(write(&world, 1, "slow"), write_soon(&world, &large));
+        assert!(slow.is_ok());
+        assert!(soon - began < PATIENCE, "{:?}", soon - began);
+    });
+}
+
+#[test]
+fn no_more_entries_than_the_bound_are_under_way_however_long_they_take() {
+    in_a_world(36, async |world| {
+        world.fates.lock().extend([Fate::Hang; MAX_ENTRIES_IN_FLIGHT]);
+        let began = world.runtime.now();
+        let values: Vec<String> = (0..MAX_ENTRIES_IN_FLIGHT + 2).map(|n| format!("v{n}")).collect();
+        let all = join_all(values.iter().zip(0u32..).map(async |(value, number)| {
+            world.runtime.sleep(PATIENCE * 2 * number).await;
+            write(&world, 1, value).await
+        }));
+        let look = async {
+            world.runtime.sleep_until(began + PATIENCE * 20).await;
+            world.proposing.load(Ordering::Relaxed)
+        };
+        let (under_way, _) = tokio::join!(look, all);
+        assert_eq!(under_way, MAX_ENTRIES_IN_FLIGHT);
     });
 }
 

@@ -1,6 +1,7 @@
 //! Leader mode against a group and wires whose failures a test chooses, under a paused clock.
 
 mod batching;
+mod expiry;
 mod honesty;
 mod leases;
 mod machine;

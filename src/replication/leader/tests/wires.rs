@@ -94,7 +94,7 @@ impl Transport for Wires {
 
     fn peer(&self, node: NodeId) -> Option<PeerView> {
         let client_address = Some(format!("client-of-{node}"));
-        Some(PeerView { connected: true, client_address, incarnation: None })
+        Some(PeerView { connected: true, suspected: false, client_address, incarnation: None })
     }
 
     fn link(&self, _node: NodeId, _address: &str) {

@@ -59,6 +59,8 @@ pub struct World {
     /// Whether whoever leads holds the lease.
     pub lease: AtomicBool,
     pub sent: Mutex<Vec<(NodeId, NodeId, Service)>>,
+    /// Who had records expire, and by what time.
+    pub expired: Mutex<Vec<(NodeId, u64)>>,
 }
 
 struct FakeNode {
@@ -67,6 +69,7 @@ struct FakeNode {
     applied: watch::Sender<usize>,
     apply_lag: Mutex<Duration>,
     installing: AtomicBool,
+    next_expiry_ms: Mutex<Option<u64>>,
     installs: AtomicU64,
     /// A snapshot is installed between any two looks at the count.
     installs_while_read: AtomicBool,
@@ -96,6 +99,7 @@ impl World {
             read_index_delay: Mutex::new(Duration::from_millis(1)),
             lease: AtomicBool::new(false),
             sent: Mutex::default(),
+            expired: Mutex::default(),
         });
         for (id, node) in &world.nodes {
             *node.part.lock() = Some(Arc::new(Leader::start(world.options(*id))));
@@ -140,6 +144,11 @@ impl World {
     /// Tells one node who leads.
     pub fn tell(&self, node: u16, leader: Option<u16>) {
         self.nodes[&NodeId(node)].leader.send_replace(leader.map(NodeId));
+    }
+
+    /// The first record that a node's table has expires at this time.
+    pub fn falls_due(&self, node: u16, at_ms: u64) {
+        *self.nodes[&NodeId(node)].next_expiry_ms.lock() = Some(at_ms);
     }
 
     pub fn set_apply_lag(&self, node: u16, lag: Duration) {
@@ -266,6 +275,7 @@ impl FakeNode {
             applied: watch::Sender::new(0),
             apply_lag: Mutex::new(Duration::from_millis(1)),
             installing: AtomicBool::new(false),
+            next_expiry_ms: Mutex::new(None),
             installs: AtomicU64::new(0),
             installs_while_read: AtomicBool::new(false),
             table: Arc::default(),
@@ -285,6 +295,11 @@ impl Group for FakeGroup {
         let (fate, leader, world) = (self.world.fate(), self.leader(), &self.world);
         if leader != Some(self.node) || fate == Fate::NotAppended {
             return Err(ProposeError::NotAppended { leader, reason: "as scripted".to_owned() });
+        }
+        if let Command::Expire { now_ms } = command {
+            world.expired.lock().push((self.node, now_ms));
+            *self.own().next_expiry_ms.lock() = None;
+            return Ok(Applied::Nothing);
         }
         let now_proposing = world.proposing.fetch_add(1, Ordering::Relaxed) + 1;
         world.most_proposing.fetch_max(now_proposing, Ordering::Relaxed);
@@ -359,6 +374,10 @@ impl Group for FakeGroup {
             (Some(to), Some(leader)) if to == leader => Ok(to),
             _ => Err(TransferError::NoLeader { reason: "as scripted".to_owned() }),
         }
+    }
+
+    fn next_expiry_ms(&self) -> Option<u64> {
+        *self.own().next_expiry_ms.lock()
     }
 
     fn installs(&self) -> Option<u64> {

@@ -235,8 +235,9 @@ fn status_tells_of_members_and_the_control_plane() {
         let status = cluster.node(1).leaderless.status();
         assert_eq!((status.epoch, status.node), (STATIC_EPOCH, NodeId(1)));
         assert_eq!((status.leader, status.term), (Some(NodeId(1)), 3));
-        let reachable: Vec<bool> = status.members.iter().map(|member| member.reachable).collect();
-        assert_eq!(reachable, [true, true, false]);
+        let standings: Vec<Standing> =
+            status.members.iter().map(|member| member.standing).collect();
+        assert_eq!(standings, [Standing::Normal, Standing::Normal, Standing::Unreachable]);
         assert_eq!(status.members[1].client_address.as_deref(), Some("client-2"));
         assert!(status.members.iter().all(|member| member.role == "replica"));
     });
