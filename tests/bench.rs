@@ -127,6 +127,9 @@ fn a_node_that_is_paused_costs_no_acknowledged_write() {
     assert_eq!((&kills["ended"], &kills["victims"]), (&"paused".into(), &"node".into()));
     positive(kills, &["acknowledged_writes", "gap.max_ms", "load.operations.done"]);
     assert_eq!((&kills["lost_writes"], &kills["unread_keys"]), (&0.into(), &0.into()));
+    // What was with it waited for it to go on.
+    let longest_us = kills["load"]["latency"]["max_us"].as_u64().expect("a latency");
+    assert!(longest_us > 1_000_000, "it was stopped for two seconds: {longest_us} µs");
     assert!(left_behind(dir.path()).is_empty(), "{:?}", left_behind(dir.path()));
 }
 

@@ -285,11 +285,13 @@ impl<'a> Applying<'a> {
         }
         let record = write.change.into_record(version);
         let expires_at_ms = record.expires_at_ms();
+        // Where the order is empty, nothing that is held expires, and what was written over is not read.
+        if self.state.expiries.next_ms().is_some()
+            && let Some(at_ms) = self.current(&row)?.and_then(|held| held.expires_at_ms)
+        {
+            self.expiries.remove(&mut self.batch, at_ms, &write.key);
+        }
         if let Some(at_ms) = expires_at_ms {
-            let replaced = self.current(&row)?.and_then(|held| held.expires_at_ms);
-            if let Some(at_ms) = replaced {
-                self.expiries.remove(&mut self.batch, at_ms, &write.key);
-            }
             let order = &mut self.state.expiries;
             self.expiries.add(order, &mut self.batch, at_ms, (&write.key, version));
         }

@@ -8,9 +8,8 @@
 //! **Guarantees.** The same rows on every node, however its entries were batched. Only the version that
 //! was to expire does: what was written over it stays.
 //!
-//! **Costs.** A row of the key and 18 bytes for each key with a time to live, until that time is over, also
-//! where the key was since put for good or deleted; and that a put with a time to live reads what it
-//! replaces, to take that out of the order.
+//! **Costs.** A row of the key and 18 bytes for each value that will expire; and, as long as there is one, that
+//! every write reads what it replaces, to take that out of the order.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,7 +26,8 @@ use crate::types::{Key, Version};
 pub(super) const MAX_EXPIRED_AN_ENTRY: usize = 1_000;
 
 /// What is kept in memory of the order: where it begins at the earliest, so that nobody passes over what
-/// expired lately, which engines may take as long for as for rows. Nothing that is applied depends on it.
+/// expired lately, which engines may take as long for as for rows. It may differ between nodes, and what is
+/// applied does not: no row of the order lies before `from`, and there is none where `next_ms` is `None`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
     from: Bytes,

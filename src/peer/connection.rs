@@ -166,6 +166,10 @@ async fn read_until_error(
 ) -> Result<(), ReadEnd> {
     let mut decoder = Decoder::for_messages();
     let mut answers = Vec::new();
+    let mut heard = false;
+    if let Side::Calling = side {
+        link.connected(runtime.now());
+    }
     loop {
         while let Some(message) = decoder.next(&mut buffer)? {
             match side {
@@ -175,8 +179,10 @@ async fn read_until_error(
                 }
             }
         }
-        if let Side::Calling = side {
-            link.settle(runtime.now(), &mut answers);
+        match side {
+            Side::Calling if !answers.is_empty() => link.settle(runtime.now(), &mut answers),
+            Side::Calling if heard => link.lives(),
+            Side::Calling | Side::Answering { .. } => {}
         }
         let room = decoder.missing(&buffer).max(MIN_READ_BYTES);
         if buffer.capacity() - buffer.len() < room {
@@ -186,6 +192,7 @@ async fn read_until_error(
             return Ok(());
         }
         link.mark_heard();
+        heard = true;
     }
 }
 

@@ -144,7 +144,7 @@ impl Link {
         }
         inner.last_id = id;
         inner.calls.insert(id, sender);
-        inner.silence.asked(runtime.now());
+        inner.silence.asked(|| runtime.now());
         drop(inner);
         self.wake.notify_one();
         Ok(Call { link: self.clone(), id, answer, deadline, runtime: runtime.clone() })
@@ -222,6 +222,7 @@ impl Link {
                     if let Some(call) = inner.calls.remove(id) {
                         let _ = call.send(Err(self.too_late_to_send()));
                     }
+                    inner.end_silence();
                     continue;
                 }
             }
@@ -237,7 +238,7 @@ impl Link {
             let mut inner = self.inner.lock();
             let calls = answers.iter().map(|(id, _)| inner.calls.remove(id)).collect();
             let still_asked = !inner.calls.is_empty();
-            inner.silence.heard(now, still_asked);
+            inner.silence.answered(now, still_asked);
             calls
         };
         for (call, (_, answer)) in calls.into_iter().zip(answers.drain(..)) {
@@ -272,6 +273,16 @@ impl Link {
     /// Why the link is closed, once it is.
     pub fn closed(&self) -> Option<String> {
         self.inner.lock().closed.clone()
+    }
+
+    /// Something other than an answer came.
+    pub fn lives(&self) {
+        self.inner.lock().end_silence();
+    }
+
+    /// The connection is there.
+    pub fn connected(&self, now: Instant) {
+        self.inner.lock().silence.connected(now);
     }
 
     /// Whether the other side is silent for longer than it usually is.
@@ -321,6 +332,13 @@ impl Link {
 }
 
 impl Inner {
+    /// Where no answer is awaited, silence says nothing.
+    fn end_silence(&mut self) {
+        if self.calls.is_empty() {
+            self.silence.ended();
+        }
+    }
+
     /// Queues a message, or says how many bytes already wait.
     fn push(&mut self, message: Outgoing) -> Result<(), usize> {
         let bytes = self.queued_bytes + message.size();

@@ -1,8 +1,10 @@
 //! Records that expire by the log: the same rows whatever was batched together.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use openraft::storage::RaftStateMachine;
+use proptest::prelude::*;
 
 use super::bench::Bench;
 use super::support::*;
@@ -94,6 +96,49 @@ fn rows_do_not_depend_on_which_entries_were_applied_together() {
     assert!(is_gone(&singly, "a") && is_gone(&singly, "c") && !is_gone(&singly, "b"));
 }
 
+/// One of the commands that a random log is made of.
+fn random_command(sequence: u64, (kind, number, ms): (u8, u8, u64)) -> Command {
+    let (name, time_ms) = (format!("k{}", number % 4), 1_000 + 5 * sequence);
+    match kind % 5 {
+        0 | 1 => at(sequence, time_ms, vec![put_for(&name, "v", 1 + ms % 60)]),
+        2 => at(sequence, time_ms, vec![put(&name, "v", None)]),
+        3 => at(sequence, time_ms, vec![delete(&name)]),
+        // Also by clocks that are behind.
+        _ => expire((time_ms + ms % 40).saturating_sub(20)),
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_batched_or_loaded_anew_the_rows_are_the_same_and_of_the_right_keys(
+        log in proptest::collection::vec((any::<u8>(), any::<u8>(), any::<u64>()), 1..60),
+        cuts in proptest::collection::vec((1usize..8, any::<bool>()), 1..60),
+    ) {
+        let commands = || log.iter().zip(1..).map(|(drawn, sequence)| random_command(sequence, *drawn));
+        let mut singly = Bench::new();
+        commands().for_each(|command| singly.commands(vec![command]));
+        let (mut batched, mut left) = (Bench::new(), commands().collect::<Vec<_>>());
+        for (length, reloads) in cuts.into_iter().cycle().take(log.len()) {
+            let rest = left.split_off(length.min(left.len()));
+            batched.commands(std::mem::replace(&mut left, rest));
+            if reloads {
+                batched.reload();
+            }
+        }
+        prop_assert_eq!(batched.rows(), singly.rows());
+        // One row of the order for each value that expires, and no other.
+        let (from, to) = rows::expiry_range();
+        let order = singly.table.scan_keys(&from, &to, usize::MAX).expect("readable");
+        let expiring = (0..4).filter_map(|number| {
+            let name = format!("k{number}");
+            let (_, content) = singly.content(&name)?;
+            let Content::Value { expires_at_ms: Some(at_ms), .. } = content else { return None };
+            Some(rows::expiry_row(at_ms, name.as_bytes()))
+        });
+        prop_assert_eq!(order.into_iter().collect::<BTreeSet<_>>(), expiring.collect());
+    }
+}
+
 #[test]
 fn an_entry_makes_a_bounded_number_expire_the_oldest_first() {
     let mut bench = Bench::new();
@@ -125,9 +170,12 @@ fn a_key_that_is_put_again_and_again_keeps_one_row_in_the_order() {
         ]);
         assert_eq!(rows_kept(&bench), 1);
     }
-    // What is put for good, or deleted, leaves its row until it is due.
-    bench.commands(vec![at(101, 60_000, vec![put("a", "good", None)]), expire(1_000_000)]);
-    assert_eq!((rows_kept(&bench), is_gone(&bench, "a")), (0, false));
+    bench.commands(vec![at(101, 60_000, vec![put("a", "good", None)])]);
+    assert_eq!(rows_kept(&bench), 0);
+    bench.commands(vec![at(102, 61_000, vec![put_for("a", "3", 10), delete("a")])]);
+    assert_eq!(rows_kept(&bench), 0);
+    bench.commands(vec![at(103, 62_000, vec![put("a", "4", None)]), expire(1_000_000)]);
+    assert!(!is_gone(&bench, "a"));
 }
 
 #[test]

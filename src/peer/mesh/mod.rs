@@ -241,9 +241,8 @@ impl Peer {
     }
 
     fn is_suspected(&self, now: Instant) -> bool {
-        [&self.bulk, &self.control]
-            .iter()
-            .any(|slot| slot.state.lock().link.as_ref().is_some_and(|link| link.is_suspected(now)))
+        // Where data goes: this is asked for every read.
+        self.bulk.state.lock().link.as_ref().is_some_and(|link| link.is_suspected(now))
     }
 
     /// Says that the peer is likely to be there: lanes that are down are dialled at once.

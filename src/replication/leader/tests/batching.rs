@@ -5,8 +5,11 @@ use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 
-use super::world::{Fate, World, forwards, in_a_world, ms, write};
+use super::world::{Fate, World, forwards, in_a_world, ms, put, write};
+use crate::consensus::{Session, Submission};
+use crate::peer::{Inbound, Reply, Service};
 use crate::replication::Cost;
+use crate::replication::leader::forward::encode;
 use crate::replication::leader::pump::{
     ENOUGH_BYTES, ENOUGH_WRITES, MAX_ENTRIES_IN_FLIGHT, MAX_FORWARDS_IN_FLIGHT, PATIENCE,
 };
@@ -151,6 +154,36 @@ fn no_more_entries_than_the_bound_are_under_way_however_long_they_take() {
         };
         let (under_way, _) = tokio::join!(look, all);
         assert_eq!(under_way, MAX_ENTRIES_IN_FLIGHT);
+    });
+}
+
+#[test]
+fn the_clock_of_who_forwards_counts_within_bounds_of_the_leader_s() {
+    in_a_world(37, async |world| {
+        let now_ms = world.runtime.wall_ms();
+        let off_ms = 600_000;
+        for (sequence, clock_ms) in [(1, now_ms - off_ms), (2, now_ms + off_ms), (3, now_ms + 100)]
+        {
+            let session = Session { origin: NodeId(2), boot: 1, sequence, settled: 0 };
+            let writes = vec![put("a", &format!("v{sequence}"))];
+            let submission = Submission { session, proposed_time: clock_ms << 16, writes };
+            let inbound = Inbound {
+                from: NodeId(2),
+                service: Service::Forward,
+                epoch: None,
+                deadline: world.runtime.now() + ms(5_000),
+                body: encode(&submission).expect("encoded"),
+                reply: Reply::new(|_| ()),
+            };
+            world.deliver(NodeId(1), inbound);
+            world.runtime.sleep(ms(20)).await;
+        }
+        let times =
+            world.entries().iter().flatten().map(|it| it.proposed_time >> 16).collect::<Vec<_>>();
+        let [behind, ahead, near] = times[..] else { panic!("{times:?}") };
+        assert!((now_ms..now_ms + 20).contains(&behind), "a time to live would be over already");
+        assert!(ahead <= now_ms + 600 && ahead >= now_ms + 400, "{ahead}");
+        assert_eq!(near, now_ms + 100);
     });
 }
 

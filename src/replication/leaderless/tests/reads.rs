@@ -2,6 +2,33 @@
 
 use super::*;
 
+#[test]
+fn a_replica_that_hangs_is_asked_last_however_quick_it_was() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(3, 91).await;
+        for number in 0..60 {
+            cluster.put(1, &format!("known-{number}"), "1").await;
+        }
+        let core = &cluster.node(1).leaderless.core;
+        let last_asked = || core.slowest_first(&[NodeId(1), NodeId(2), NodeId(3)])[0];
+        let standing = |id: u16| {
+            let members = cluster.node(1).leaderless.status().members;
+            members.iter().find(|member| member.id == NodeId(id)).expect("a member").standing
+        };
+        // By what answers took alone, the third comes before the second.
+        core.peers.learn_read(NodeId(2), 900);
+        core.peers.learn_read(NodeId(3), 100);
+        assert_eq!((last_asked(), standing(3)), (NodeId(2), Standing::Normal));
+        cluster.node(3).runtime.pause();
+        cluster.put(1, "asked", "1").await;
+        cluster.sleep_ms(200).await;
+        assert_eq!((last_asked(), standing(3)), (NodeId(3), Standing::Suspected));
+        cluster.node(3).runtime.resume();
+        cluster.sleep_ms(200).await;
+        assert_eq!((last_asked(), standing(3)), (NodeId(2), Standing::Normal));
+    });
+}
+
 fn at(cluster: &Cluster, r: Option<u16>, w: Option<u16>) -> RequestOptions {
     RequestOptions { r, w, ..cluster.options() }
 }
