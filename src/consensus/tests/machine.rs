@@ -232,7 +232,7 @@ fn dying(table: Arc<dyn Table>, batches: usize) -> Hooked<Meddling> {
 }
 
 /// Steps of a few rows, each made durable after a few of them.
-const SMALL: Limits = Limits { removed_rows: 7, load_bytes: 1, checkpoint_bytes: 3 * 7 * 256 };
+const SMALL: Limits = Limits { read_rows: 7, load_bytes: 1, checkpoint_bytes: 3 * 7 * 256 };
 
 /// Installs what `disk` has received, in small steps.
 fn install(

@@ -5,6 +5,7 @@ mod catching_up;
 mod expiry;
 mod group;
 mod idempotency;
+mod installing;
 mod leadership;
 mod leases;
 mod machine;
