@@ -258,7 +258,7 @@ bugs! {
     ExpiryByOwnClock "expiry-by-own-clock" [Leader] Simulator
         "Redis before 3.2, whose replicas and master judged each by itself"
 
-    /// A record that falls due takes whatever was written over it along.
+    /// A write leaves what it replaces in the order of expiry, and what falls due takes whatever is there.
     ExpiresWhateverIsThere "expires-whatever-is-there" [Leader] Simulator
         "a classic: a timer that is not cancelled when the key is written again"
 
