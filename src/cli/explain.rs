@@ -44,7 +44,11 @@ fn print(view: &ExplainView) {
         let (holds, standing) = (holds(replica), standing(replica));
         println!("{:<6} {version:<26} {holds:<10} {bytes:>10}  {standing}", replica.node);
     }
-    view.reads.iter().for_each(|read| println!("a read at {}", would(read)));
+    let is_gone = |etag: &str| {
+        let mut gone = view.replicas.iter().filter(|replica| replica.tombstone == Some(true));
+        gone.any(|replica| replica.etag.as_deref() == Some(etag))
+    };
+    view.reads.iter().for_each(|read| println!("a read at {}", would(read, is_gone)));
 }
 
 fn holds(replica: &ReplicaView) -> &'static str {
@@ -72,11 +76,13 @@ fn standing(replica: &ReplicaView) -> String {
     }
 }
 
-fn would(read: &ReadView) -> String {
+/// `is_gone` says whether a version is one that the key was deleted at, or that expired.
+fn would(read: &ReadView, is_gone: impl Fn(&str) -> bool) -> String {
     if let Some(error) = &read.error {
         return format!("{} would fail: {error}", read.consistency);
     }
     let name = |version: &Option<String>| match version {
+        Some(etag) if is_gone(etag) => format!("nothing (gone at {etag})"),
         Some(etag) => etag.clone(),
         None => "nothing".to_owned(),
     };
@@ -104,7 +110,9 @@ mod tests {
 
     #[test]
     fn what_a_read_would_do_is_said_in_words() {
+        let would = |read: &ReadView| would(read, |etag| etag == "\"9\"");
         assert_eq!(would(&read(&[Some("\"1\"")])), "local would return \"1\"");
+        assert_eq!(would(&read(&[Some("\"9\"")])), "local would return nothing (gone at \"9\")");
         assert_eq!(would(&read(&[None])), "local would return nothing");
         let either = would(&read(&[Some("\"1\""), None]));
         assert_eq!(either, "local would return \"1\" or nothing: whoever answers first");
