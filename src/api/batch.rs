@@ -163,8 +163,7 @@ fn check(op: Op<'_>, limits: &Limits) -> Result<Work, String> {
         return Err(format!("a {} takes a key and nothing else", op.op));
     }
     let refused = |invalid| Ok(Work::Refused { invalid, is_write });
-    let ttl = op.ttl.as_deref().map(ttl::parse).transpose();
-    let ttl_ms = match ttl {
+    let ttl_ms = match op.ttl.as_deref().map(ttl::parse).transpose() {
         Ok(ttl_ms) => ttl_ms,
         Err(problem) => return refused(Invalid::Header { name: "ttl", problem }),
     };

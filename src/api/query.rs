@@ -160,9 +160,13 @@ fn timeout(value: &str, longest: Duration) -> Result<Duration, Invalid> {
     })
 }
 
+/// The digits that a text begins with, and what follows them.
+pub fn number_and_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len())
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
+    let (number, unit) = number_and_unit(text);
     let number: u32 = number.parse().ok()?;
     match unit {
         "ms" => Some(Duration::from_millis(number.into())),

@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use super::failure::Invalid;
-use super::query::shortened;
+use super::query::{number_and_unit, shortened};
 use crate::types::MAX_TTL_MS;
 
 const UNITS: [(&str, u64); 5] =
@@ -17,8 +17,7 @@ pub fn of_header(value: &HeaderValue) -> Result<u64, Invalid> {
 
 /// In milliseconds; an error says what was wrong and what is expected.
 pub fn parse(text: &str) -> Result<u64, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
+    let (number, unit) = number_and_unit(text);
     let millis = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, millis)| *millis);
     let ttl_ms = millis.zip(number.parse::<u64>().ok()).and_then(|(a, b)| a.checked_mul(b));
     ttl_ms.filter(|ttl_ms| (1..=MAX_TTL_MS).contains(ttl_ms)).ok_or_else(|| {

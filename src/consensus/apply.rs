@@ -74,7 +74,6 @@ impl MachineState {
         loop {
             let page = table.scan(&from, &to, SESSIONS_A_SCAN).map_err(io::Error::other)?;
             let Some((last, _)) = page.last() else { break };
-            // The first key after `last`.
             from = just_after(last).into();
             for (row, value) in page {
                 let origin = rows::parse_session_row(&row)

@@ -121,14 +121,6 @@ async fn fold_within<S: RowSource>(
     }
 }
 
-/// Whether an expiry has passed, or the record marks a delete: a client sees nothing there.
-pub fn is_dead(record: &Record, now_ms: u64) -> bool {
-    match &record.content {
-        Content::Tombstone => true,
-        Content::Value { expires_at_ms, .. } => expires_at_ms.is_some_and(|at| at <= now_ms),
-    }
-}
-
 /// What was read so far, to choose how much to ask for.
 #[derive(Default)]
 struct Read {
@@ -187,7 +179,7 @@ impl<'a> Folder<'a> {
     }
 
     fn take(&mut self, key: Key, record: Record) -> Step {
-        if is_dead(&record, self.now_ms) || self.is_behind(&key) {
+        if record.is_gone_at(self.now_ms) || self.is_behind(&key) {
             return Step::Taken;
         }
         let taken = self.page.items.len() + self.page.prefixes.len();

@@ -94,7 +94,7 @@ fn model(rows: &BTreeMap<String, Record>, prefix: &str, delimiter: Option<&str>)
     let mut entries = BTreeSet::new();
     for (text, record) in rows {
         let Some(rest) = text.strip_prefix(prefix) else { continue };
-        if is_dead(record, NOW_MS) {
+        if record.is_gone_at(NOW_MS) {
             continue;
         }
         let folded = delimiter.and_then(|d| rest.split_once(d).map(|(head, _)| (head, d)));

@@ -31,12 +31,15 @@ impl Record {
     /// The record as it counts at this time, in milliseconds since 1970: past its expiry it is a
     /// tombstone of its version.
     pub fn as_of(self, now_ms: u64) -> Record {
-        match self.content {
-            Content::Value { expires_at_ms: Some(at_ms), .. } if at_ms <= now_ms => {
-                Record { content: Content::Tombstone, ..self }
-            }
-            _ => self,
+        match self.is_gone_at(now_ms) {
+            true => Record { content: Content::Tombstone, ..self },
+            false => self,
         }
+    }
+
+    /// Whether an expiry has passed, or the record marks a delete: a client sees nothing there.
+    pub fn is_gone_at(&self, now_ms: u64) -> bool {
+        self.is_tombstone() || self.expires_at_ms().is_some_and(|at_ms| at_ms <= now_ms)
     }
 
     /// When it expires, in milliseconds since 1970; `None` where it never does.

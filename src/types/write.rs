@@ -35,17 +35,20 @@ impl Change {
         }
     }
 
+    /// How long a put is to hold, in milliseconds; `None` where it does for good, and of a delete.
+    fn ttl_ms(&self) -> Option<u64> {
+        match self {
+            Change::PutFor { ttl_ms, .. } => Some(*ttl_ms),
+            Change::Put { .. } | Change::Delete => None,
+        }
+    }
+
     /// The record that the change leaves behind, under the version it was given.
     pub fn into_record(self, version: Version) -> Record {
-        let value = |bytes, content_type, expires_at_ms| Content::Value {
-            bytes,
-            content_type,
-            expires_at_ms,
-        };
+        let expires_at_ms = self.ttl_ms().map(|ttl_ms| version.millis().saturating_add(ttl_ms));
         let content = match self {
-            Change::Put { value: bytes, content_type } => value(bytes, content_type, None),
-            Change::PutFor { value: bytes, content_type, ttl_ms } => {
-                value(bytes, content_type, Some(version.millis().saturating_add(ttl_ms)))
+            Change::Put { value, content_type } | Change::PutFor { value, content_type, .. } => {
+                Content::Value { bytes: value, content_type, expires_at_ms }
             }
             Change::Delete => Content::Tombstone,
         };
@@ -140,18 +143,15 @@ fn digest(key: &Key, change: &Change, condition: Option<&Condition>) -> u128 {
     };
     part(key.as_str().as_bytes());
     match change {
-        Change::Put { value, content_type } => {
-            part(b"put");
+        Change::Put { value, content_type } | Change::PutFor { value, content_type, .. } => {
+            let ttl_ms = change.ttl_ms();
+            part(if ttl_ms.is_some() { b"put for" } else { b"put" });
             part(value);
             part(if content_type.is_some() { b"typed" } else { b"plain" });
             part(content_type.as_deref().unwrap_or_default().as_bytes());
-        }
-        Change::PutFor { value, content_type, ttl_ms } => {
-            part(b"put for");
-            part(value);
-            part(if content_type.is_some() { b"typed" } else { b"plain" });
-            part(content_type.as_deref().unwrap_or_default().as_bytes());
-            part(&ttl_ms.to_le_bytes());
+            if let Some(ttl_ms) = ttl_ms {
+                part(&ttl_ms.to_le_bytes());
+            }
         }
         Change::Delete => part(b"delete"),
     }

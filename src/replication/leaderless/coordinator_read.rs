@@ -122,7 +122,12 @@ impl Core {
 
     /// A stored record as it counts now.
     fn as_it_counts(&self, key: &Key, bytes: &Bytes) -> Result<Record, Refusal> {
-        Ok(decoded(key, bytes)?.as_of(self.expiry_now_ms()))
+        let record = decoded(key, bytes)?;
+        // The clock is read where that counts: most records never expire.
+        Ok(match record.expires_at_ms() {
+            None => record,
+            Some(_) => record.as_of(self.expiry_now_ms()),
+        })
     }
 
     /// What a reader would do that forgot that an expired record is a tombstone.

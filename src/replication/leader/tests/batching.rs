@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -63,19 +64,37 @@ fn a_steady_load_keeps_a_bounded_number_of_entries_in_flight_and_fills_them() {
     });
 }
 
-/// A write that arrives a millisecond from now, and when it was answered.
-async fn write_soon(world: &Arc<World>, value: &str) -> Instant {
+/// A write that arrives at a node a millisecond from now, and when it was answered.
+async fn write_soon(world: &Arc<World>, node: u16, value: &str) -> Instant {
     world.runtime.sleep(ms(1)).await;
-    write(world, 1, value).await.expect("is written");
+    write(world, node, value).await.expect("is written");
     world.runtime.now()
+}
+
+/// Writes these soon through a node, while a slow entry is under way; how long each took from its start.
+async fn beside_a_slow_entry(world: &Arc<World>, node: u16, values: &[String]) -> Vec<Duration> {
+    world.fates.lock().extend([Fate::Commit(ms(900))]);
+    let began = world.runtime.now();
+    let soon = join_all(values.iter().map(|value| write_soon(world, node, value)));
+    let (slow, soon) = tokio::join!(write(world, 1, "slow"), soon);
+    assert!(slow.is_ok());
+    soon.into_iter().map(|at| at - began).collect()
+}
+
+/// As many as are worth an entry.
+fn enough() -> Vec<String> {
+    (0..ENOUGH_WRITES).map(|n| format!("v{n}")).collect()
 }
 
 #[test]
 fn few_writes_wait_for_the_entry_under_way_and_share_the_next() {
     in_a_world(31, async |world| {
         world.fates.lock().extend([Fate::Commit(ms(4))]);
-        let (first, second, third) =
-            tokio::join!(write(&world, 1, "1"), write_soon(&world, "2"), write_soon(&world, "3"));
+        let (first, second, third) = tokio::join!(
+            write(&world, 1, "1"),
+            write_soon(&world, 1, "2"),
+            write_soon(&world, 1, "3")
+        );
         assert!(first.is_ok() && second == third);
         let sizes: Vec<usize> =
             world.entries().iter().map(|e| e.iter().map(|s| s.writes.len()).sum()).collect();
@@ -87,11 +106,7 @@ fn few_writes_wait_for_the_entry_under_way_and_share_the_next() {
 #[test]
 fn an_entry_that_takes_long_is_not_waited_for() {
     in_a_world(32, async |world| {
-        world.fates.lock().extend([Fate::Commit(ms(900))]);
-        let began = world.runtime.now();
-        let (slow, soon) = tokio::join!(write(&world, 1, "slow"), write_soon(&world, "soon"));
-        assert!(slow.is_ok());
-        let took = soon - began;
+        let took = beside_a_slow_entry(&world, 1, &["soon".to_owned()]).await[0];
         assert!(took >= PATIENCE && took < PATIENCE + ms(5), "{took:?}");
     });
 }
@@ -99,42 +114,24 @@ fn an_entry_that_takes_long_is_not_waited_for() {
 #[test]
 fn writes_that_are_worth_an_entry_wait_for_none() {
     in_a_world(33, async |world| {
-        world.fates.lock().extend([Fate::Commit(ms(900))]);
-        let began = world.runtime.now();
-        let values: Vec<String> = (0..ENOUGH_WRITES).map(|n| format!("v{n}")).collect();
-        let many = join_all(values.iter().map(|value| write_soon(&world, value)));
-        let (slow, many) = tokio::join!(write(&world, 1, "slow"), many);
-        assert!(slow.is_ok());
-        assert!(many.iter().all(|at| *at - began < PATIENCE), "{:?}", many[0] - began);
+        let took = beside_a_slow_entry(&world, 1, &enough()).await;
+        assert!(took.iter().all(|took| *took < PATIENCE), "{:?}", took[0]);
     });
 }
 
 #[test]
 fn forwards_of_other_nodes_make_an_entry_worth_it_too() {
     in_a_world(34, async |world| {
-        world.fates.lock().extend([Fate::Commit(ms(900))]);
-        let began = world.runtime.now();
-        let values: Vec<String> = (0..ENOUGH_WRITES).map(|n| format!("v{n}")).collect();
-        let many = join_all(values.iter().map(async |value| {
-            world.runtime.sleep(ms(1)).await;
-            write(&world, 2, value).await.expect("is written");
-            world.runtime.now()
-        }));
-        let (slow, many) = tokio::join!(write(&world, 1, "slow"), many);
-        assert!(slow.is_ok());
-        assert!(many.iter().all(|at| *at - began < ms(500)), "they wait for the slow entry");
+        let took = beside_a_slow_entry(&world, 2, &enough()).await;
+        assert!(took.iter().all(|took| *took < ms(500)), "they wait for the slow entry");
     });
 }
 
 #[test]
 fn large_writes_are_worth_an_entry_though_they_are_few() {
     in_a_world(35, async |world| {
-        world.fates.lock().extend([Fate::Commit(ms(900))]);
-        let began = world.runtime.now();
-        let large = "x".repeat(ENOUGH_BYTES);
-        let (slow, soon) = tokio::join!(write(&world, 1, "slow"), write_soon(&world, &large));
-        assert!(slow.is_ok());
-        assert!(soon - began < PATIENCE, "{:?}", soon - began);
+        let took = beside_a_slow_entry(&world, 1, &["x".repeat(ENOUGH_BYTES)]).await[0];
+        assert!(took < PATIENCE, "{took:?}");
     });
 }
 
