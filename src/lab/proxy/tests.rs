@@ -4,7 +4,7 @@
 use std::future::Future;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::*;
 
@@ -203,8 +203,11 @@ async fn a_target_that_is_not_there_is_told_by_a_reset_and_a_dropped_proxy_leave
     let deadline = runtime.now() + PATIENCE;
     let ended = runtime.deadline(deadline, near.read(&mut [0])).await.expect("it ends");
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
-    let target = listener.local_addr().expect("an address");
     drop(listener);
+    // Bound and not listening: the port is refused, and no other test can be given it meanwhile.
+    let nobody = TcpSocket::new_v4().expect("a socket");
+    nobody.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+    let target = nobody.local_addr().expect("an address");
     let proxy = Proxy::open(&runtime, target).await.expect("a proxy");
     let mut near = TcpStream::connect(proxy.address()).await.expect("opened");
     let ended = runtime.deadline(deadline, near.read(&mut [0])).await.expect("it ends");
