@@ -42,10 +42,10 @@ const CHECKPOINT_RETRY: Duration = Duration::from_millis(100);
 /// The Raft group on this node. Share it in an `Arc`.
 pub struct Consensus {
     runtime: Runtime,
-    node: NodeId,
-    raft: Raft,
+    pub(super) node: NodeId,
+    pub(super) raft: Raft,
     pub(super) machine: Arc<Machine>,
-    log: LogStore,
+    pub(super) log: LogStore,
     keep_entries: u64,
     keep_log_bytes: u64,
     inbox: Inbox,

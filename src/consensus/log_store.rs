@@ -170,6 +170,11 @@ impl LogStore {
         LogStore(Arc::new(shared))
     }
 
+    /// The last vote that was stored, or is about to be: nothing that follows from it was sent before.
+    pub(super) fn vote(&self) -> Option<Vote> {
+        self.0.state.lock().index.vote
+    }
+
     /// Writes the small state again at the end of the log, and the entries too where they are few,
     /// then says which records are still needed, so that older segments can go.
     pub(super) async fn release(&self) -> io::Result<()> {

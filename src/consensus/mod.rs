@@ -51,11 +51,13 @@ mod state_machine;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod vouching;
 mod watch;
 
 pub use group::Consensus;
 pub use idempotency::MAX_REMEMBERED;
 pub use sessions::MAX_UNSETTLED;
+pub use vouching::{Allegiance, Vouched};
 
 use crate::config::LeaderSettings;
 use crate::peer::SharedTransport;

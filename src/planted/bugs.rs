@@ -106,6 +106,14 @@ bugs! {
     ReadJoinsDepartedRound "read-joins-departed-round" [Leader] Simulator
         "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), section 6.4"
 
+    /// A follower's question vouches for reads that came to the leader after it was sent.
+    WordForLaterReads "word-for-later-reads" [Leader] Simulator
+        "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), section 6.4, step 2, \
+         where the confirmation is one that was already on its way"
+    /// A leader takes a follower's word without looking whom it stands by.
+    WordOfAnyTerm "word-of-any-term" [Leader] ConsensusTests
+        "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), section 6.4, step 2, \
+         without the look at the term in what came back"
     /// A node serves a linearizable read before it has applied the read index.
     ReadBeforeApplied "read-before-applied" [Leader] Simulator
         "a classic: Ongaro, \"Consensus: Bridging Theory and Practice\" (2014), section 6.4, step 4"

@@ -57,6 +57,8 @@ pub struct Metrics {
     pub requests_in_flight: Gauge,
     /// Rounds that confirmed the leader for reads; each may serve many.
     pub read_index_rounds: Counter,
+    /// Read indexes that a leader gave on the asking follower's word.
+    pub read_indexes_by_word: Counter,
     pub lease_reads: Counter,
     pub stale_reads_refused: Counter,
     pub writes_refused_as_slow: Counter,
@@ -128,11 +130,12 @@ impl Metrics {
             requests: Family::default(),
             requests_in_flight: Gauge::default(),
             read_index_rounds: counter(r, "read_index_rounds", "Leader confirmations for reads"),
+            read_indexes_by_word: counter(r, "read_indexes_by_word", "Questions answered at once"),
             lease_reads: counter(r, "lease_reads", "Reads answered from the lease alone"),
             writes_refused_as_slow: counter(
                 r,
                 "writes_refused_as_slow",
-                "Writes refused because those before them waited their turn for too long",
+                "Writes refused: long queue",
             ),
             stale_reads_refused: counter(
                 r,

@@ -14,5 +14,6 @@ mod recovery;
 mod replacing;
 mod suite;
 pub(super) mod support;
+mod vouching;
 mod waiting;
 mod world;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::freshness::Freshness;
-use super::gate::Confirmed;
+use super::gate::{By, Confirmed};
 use super::group::Group;
 use super::queue::{Pending, Queue};
+use super::vouches::Vouches;
 use crate::error::{ReadError, Refusal};
 use crate::peer::SharedTransport;
 use crate::replication::{ClusterStatus, Cost, Member, Standing};
@@ -27,6 +28,7 @@ pub struct Context<G> {
     pub metrics: Metrics,
     pub queue: Queue,
     pub freshness: Freshness,
+    pub vouches: Vouches,
 }
 
 impl<G: Group> Context<G> {
@@ -93,10 +95,13 @@ impl<G: Group> Context<G> {
     }
 
     pub fn read_cost(&self, confirmed: Confirmed) -> Cost {
-        if confirmed.by_lease {
-            return Cost { messages: 2 * u32::from(confirmed.asked_leader), acks: 1 };
+        let own = 2 * u32::from(confirmed.asked_leader);
+        match confirmed.by {
+            By::Majority => self.cost(confirmed.asked_leader),
+            // The leader, and the follower who gave its word.
+            By::Word => Cost { messages: own, acks: 2 },
+            By::Lease => Cost { messages: own, acks: 1 },
         }
-        self.cost(confirmed.asked_leader)
     }
 
     pub fn cluster_status(&self) -> ClusterStatus {

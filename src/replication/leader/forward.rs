@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::consensus::SubmissionResult;
+use crate::consensus::{Allegiance, SubmissionResult};
 use crate::types::NodeId;
 
 /// What became of one attempt to get a submission into the log.
@@ -24,11 +24,36 @@ pub enum Verdict {
 
 /// How the leader is to vouch for a read index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ReadIndexRequest {
+pub enum Vouching {
     /// A majority confirms that it leads.
     Confirmed,
     /// Its lease will do, where it holds it.
     ByLease,
+}
+
+/// What a node asks its leader before it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadIndexRequest {
+    pub vouching: Vouching,
+    /// Where the asking node has ever voted.
+    pub word: Option<Word>,
+}
+
+/// What a node vouches for by asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// Whom it stood by when it sent this, after all reads of the request had arrived.
+    pub allegiance: Allegiance,
+    /// The last answer that it had got by then.
+    pub heard: Option<Stamp>,
+}
+
+/// A moment on the leader: after the rounds of its own reads up to this one had left its gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// A random number of the leader's process, which starts to count its rounds anew.
+    pub process: u64,
+    pub round: u64,
 }
 
 /// What a node that is asked for a read index answers.
@@ -38,6 +63,8 @@ pub enum ReadIndexAnswer {
     Index(u64),
     /// The same, on the word of the leader's lease.
     ByLease(u64),
+    /// The same, on the asking node's own word.
+    ByWord { index: u64, stamp: Stamp },
     /// It could not confirm that it leads.
     NotConfirmed { leader: Option<NodeId>, reason: String },
 }

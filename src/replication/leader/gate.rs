@@ -3,9 +3,11 @@
 //! **Why it exists.** Before a node may read its own table it must know an index that covers every
 //! write acknowledged before the read was asked for, confirmed by a majority, and have applied it.
 //! One confirmation is as good for a thousand reads as for one, so reads gather at the gate and
-//! leave in rounds. A follower's round asks the leader, and joins the leader's own next round there.
-//! A second gate of the same kind, for reads at `lease`, asks the leader for its lease's word alone;
-//! where it holds none, it confirms.
+//! leave in rounds. A follower's round asks the leader, which answers at once where the question
+//! itself vouches for it (`asks`, `vouches`), and else takes it into its own next round. The leader's
+//! rounds wait for such a question too where one is about to come, and else ask a majority. A second
+//! gate of the same kind, for reads at `lease`, asks the leader for its lease's word alone; where it
+//! holds none, it confirms.
 //!
 //! **Guarantees.** A read leaves with a round whose confirmation was begun after the read arrived:
 //! one that has departed takes nobody in.
@@ -23,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Context;
-use super::forward::{ReadIndexAnswer, ReadIndexRequest, decode, encode};
+use super::forward::{ReadIndexAnswer, ReadIndexRequest, Vouching, Word, decode, encode};
 use super::group::{Group, while_leading};
 use crate::error::{ReadError, Refusal};
 use crate::peer::{Inbound, Lane, Reply, Request, Service};
@@ -56,7 +58,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 pub struct ReadGate<G> {
     context: Arc<Context<G>>,
     /// What a round of this gate asks the leader for.
-    asks: ReadIndexRequest,
+    vouching: Vouching,
     next: Mutex<Next>,
     wake: Notify,
 }
@@ -86,14 +88,26 @@ struct Round {
 pub struct Confirmed {
     /// Whether another node was asked over a peer link.
     pub asked_leader: bool,
-    /// Whether the leader's lease alone vouches for it, and no majority was asked.
-    pub by_lease: bool,
+    pub by: By,
+}
+
+/// What vouches for a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A majority that was asked for it.
+    Majority,
+    /// A follower's word, which with the leader is a majority; nobody was asked for it.
+    Word,
+    /// The leader's lease alone.
+    Lease,
 }
 
 /// A round that left the gate. Dropped without an outcome, it tells its reads that the node stops.
 struct Departed {
     /// When it left: what this node has applied for it is as fresh as this.
     at: Instant,
+    /// Its number among this node's rounds.
+    number: u64,
     round: Arc<Round>,
     deadline: Instant,
     has_local: bool,
@@ -133,9 +147,9 @@ fn stopping() -> ReadError {
 
 impl<G: Group> ReadGate<G> {
     /// An open gate; rounds leave it while [`ReadGate::run`] runs.
-    pub fn new(context: Arc<Context<G>>, asks: ReadIndexRequest) -> ReadGate<G> {
+    pub fn new(context: Arc<Context<G>>, vouching: Vouching) -> ReadGate<G> {
         let next = Mutex::new(Next::empty());
-        ReadGate { context, asks, next, wake: Notify::new() }
+        ReadGate { context, vouching, next, wake: Notify::new() }
     }
 
     /// Waits until this node's table holds every write acknowledged anywhere before the call.
@@ -190,7 +204,7 @@ impl<G: Group> ReadGate<G> {
         loop {
             while confirming.len() < MAX_CONFIRMING && applying.len() < MAX_APPLYING {
                 let Some(departed) = self.depart() else { break };
-                confirming.push(Box::pin(confirm(self.context.clone(), self.asks, departed)));
+                confirming.push(Box::pin(confirm(self.context.clone(), self.vouching, departed)));
             }
             tokio::select! {
                 biased;
@@ -218,8 +232,8 @@ impl<G: Group> ReadGate<G> {
         let closed = next.closed;
         let left = std::mem::replace(&mut *next, Next { closed, ..Next::empty() });
         let (round, has_local, remote) = (left.round, left.has_local, left.remote);
-        let at = self.context.runtime.now();
-        Some(Departed { at, round, deadline, has_local, remote })
+        let (at, number) = (self.context.runtime.now(), self.context.vouches.depart());
+        Some(Departed { at, number, round, deadline, has_local, remote })
     }
 
     /// Why a read was not let through in time.
@@ -251,20 +265,20 @@ impl Next {
 /// was not to be had by the round's deadline; its reads have given up by then.
 async fn confirm<G: Group>(
     context: Arc<Context<G>>,
-    asks: ReadIndexRequest,
+    vouching: Vouching,
     mut departed: Departed,
 ) -> Option<(Departed, u64, Confirmed)> {
     let (group, runtime) = (&*context.group, &context.runtime);
     while runtime.now() < departed.deadline {
         let leader = group.leader();
-        let attempt = match asks {
-            ReadIndexRequest::Confirmed => ATTEMPT,
-            ReadIndexRequest::ByLease => LEASE_ATTEMPT,
+        let attempt = match vouching {
+            Vouching::Confirmed => ATTEMPT,
+            Vouching::ByLease => LEASE_ATTEMPT,
         };
         let attempt = (runtime.now() + attempt).min(departed.deadline);
         let answer = match leader {
             Some(leader) if leader == context.node => {
-                confirm_here(&context, asks, &mut departed.remote, attempt).await
+                confirm_here(&context, vouching, &mut departed, attempt).await
             }
             other => {
                 let remote = std::mem::take(&mut departed.remote);
@@ -273,7 +287,7 @@ async fn confirm<G: Group>(
                     return None;
                 }
                 match other {
-                    Some(leader) => ask_leader(&context, asks, leader, attempt).await,
+                    Some(leader) => ask_leader(&context, vouching, leader, attempt).await,
                     None => {
                         group.leader_change(None, departed.deadline).await;
                         continue;
@@ -282,12 +296,12 @@ async fn confirm<G: Group>(
             }
         };
         match answer {
-            Ok((index, by_lease)) => {
+            Ok((index, by)) => {
                 let asked_leader = leader != Some(context.node);
                 if planted::is(Bug::StalenessTimedBeforeApplied) {
                     context.freshness.as_of(departed.at);
                 }
-                return Some((departed, index, Confirmed { asked_leader, by_lease }));
+                return Some((departed, index, Confirmed { asked_leader, by }));
             }
             Err(trouble) => *departed.round.trouble.lock() = Some(trouble),
         }
@@ -299,19 +313,31 @@ async fn confirm<G: Group>(
     None
 }
 
-/// The index up to which this node, which leads, must have applied, and whether its lease alone vouches
-/// for it: where that will not do, or it has none, a majority confirms.
+/// The index up to which this node, which leads, must have applied, and what vouches for it: where its
+/// lease will not do, or no follower's word is about to come, a majority confirms.
 async fn confirm_here<G: Group>(
     context: &Context<G>,
-    asks: ReadIndexRequest,
-    remote: &mut Vec<Reply>,
+    vouching: Vouching,
+    departed: &mut Departed,
     deadline: Instant,
-) -> Result<(u64, bool), String> {
-    if asks == ReadIndexRequest::ByLease
+) -> Result<(u64, By), String> {
+    let remote = &mut departed.remote;
+    if vouching == Vouching::ByLease
         && let Some(index) = context.group.lease_index().await
     {
         remote.drain(..).for_each(|reply| answer(reply, &ReadIndexAnswer::ByLease(index)));
-        return Ok((index, true));
+        return Ok((index, By::Lease));
+    }
+    let now = context.runtime.now();
+    // Other nodes' questions are in a round only where their word did not do.
+    if remote.is_empty()
+        && let Some(patience) = context.vouches.patience(now)
+    {
+        let vouched = context.vouches.vouched(departed.number);
+        let deadline = deadline.min(now + patience);
+        if let Some(index) = context.runtime.deadline(deadline, vouched).await {
+            return Ok((index, By::Word));
+        }
     }
     context.metrics.read_index_rounds.inc();
     let index = context.runtime.deadline(deadline, context.group.read_index(deadline)).await;
@@ -320,7 +346,7 @@ async fn confirm_here<G: Group>(
             for reply in remote.drain(..) {
                 answer(reply, &ReadIndexAnswer::Index(index));
             }
-            Ok((index, false))
+            Ok((index, By::Majority))
         }
         Some(Err(error)) => {
             not_confirmed(remote.drain(..), error.leader, &error.reason);
@@ -330,25 +356,32 @@ async fn confirm_here<G: Group>(
     }
 }
 
-/// The index that the leader gives, and whether its lease alone vouches for it.
+/// The index that the leader gives, and what vouches for it.
 async fn ask_leader<G: Group>(
     context: &Context<G>,
-    asks: ReadIndexRequest,
+    vouching: Vouching,
     leader: NodeId,
     deadline: Instant,
-) -> Result<(u64, bool), String> {
+) -> Result<(u64, By), String> {
+    // In this order: the word is given after the stamp was heard.
+    let heard = context.vouches.heard();
+    let word = context.group.stands_by().map(|allegiance| Word { allegiance, heard });
     let call = context.transport.call(Request {
         to: leader,
         lane: Lane::Control,
         service: Service::ReadIndex,
         epoch: None,
         deadline,
-        body: encode(&asks)?,
+        body: encode(&ReadIndexRequest { vouching, word })?,
     });
     match while_leading(&*context.group, &context.runtime, leader, deadline, call).await {
         Some(Ok(body)) => match decode(&body)? {
-            ReadIndexAnswer::Index(index) => Ok((index, false)),
-            ReadIndexAnswer::ByLease(index) => Ok((index, true)),
+            ReadIndexAnswer::Index(index) => Ok((index, By::Majority)),
+            ReadIndexAnswer::ByLease(index) => Ok((index, By::Lease)),
+            ReadIndexAnswer::ByWord { index, stamp } => {
+                context.vouches.hear(stamp);
+                Ok((index, By::Word))
+            }
             ReadIndexAnswer::NotConfirmed { reason, .. } => Err(format!("node {leader}: {reason}")),
         },
         Some(Err(error)) => Err(error.to_string()),
@@ -384,7 +417,8 @@ fn not_confirmed(replies: impl IntoIterator<Item = Reply>, leader: Option<NodeId
     }
 }
 
-fn answer(reply: Reply, message: &ReadIndexAnswer) {
+/// Sends an answer to another node's question.
+pub fn answer(reply: Reply, message: &ReadIndexAnswer) {
     match encode(message) {
         Ok(body) => reply.send(body),
         Err(reason) => reply.refuse(reason),

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::consensus::{
-    Applied, Command, Consensus, ConsensusStatus, ProposeError, ReadIndexError,
+    Allegiance, Applied, Command, Consensus, ConsensusStatus, ProposeError, ReadIndexError, Vouched,
 };
 use crate::error::{MemberError, TransferError};
 use crate::runtime::{Instant, Runtime};
@@ -30,6 +30,15 @@ pub trait Group: Send + Sync + 'static {
 
     /// See [`Consensus::lease_index`].
     fn lease_index(&self) -> impl Future<Output = Option<u64>> + Send;
+
+    /// See [`Consensus::stands_by`].
+    fn stands_by(&self) -> Option<Allegiance>;
+
+    /// See [`Consensus::vouched`].
+    fn vouched(
+        &self,
+        words: Vec<(NodeId, Allegiance)>,
+    ) -> impl Future<Output = Option<Vouched>> + Send;
 
     /// See [`Consensus::wait_applied`].
     fn wait_applied(&self, index: u64, deadline: Instant) -> impl Future<Output = bool> + Send;
@@ -85,6 +94,14 @@ impl Group for Consensus {
 
     async fn lease_index(&self) -> Option<u64> {
         Consensus::lease_index(self).await
+    }
+
+    fn stands_by(&self) -> Option<Allegiance> {
+        Consensus::stands_by(self)
+    }
+
+    async fn vouched(&self, words: Vec<(NodeId, Allegiance)>) -> Option<Vouched> {
+        Consensus::vouched(self, words).await
     }
 
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {

@@ -35,6 +35,7 @@ use crate::storage::table::{Table, TableError, on_a_task};
 use crate::telemetry::Metrics;
 use crate::types::{EffectiveLevel, Key, Level, MemberChange, Mode, NodeId, Record, Write};
 
+mod asks;
 mod context;
 mod expirer;
 mod explain;
@@ -50,17 +51,20 @@ mod reads;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod vouches;
 
 pub use self::group::Group;
 
+use self::asks::Asks;
 use self::context::Context;
-use self::forward::{ReadIndexRequest, Verdict, decode, encode};
+use self::forward::{ReadIndexRequest, Verdict, Vouching, decode, encode};
 use self::freshness::Freshness;
 use self::gate::ReadGate;
 use self::list::TableRows;
 use self::pump::Pump;
 use self::queue::{NotQueued, Pending, Queue, Remote, write_bytes};
 use self::slot::{Leaving, Settled, slot};
+use self::vouches::Vouches;
 
 /// How long stopping waits for writes that are under way.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -103,10 +107,11 @@ struct Admitted {
 pub struct Leader<G = Consensus> {
     context: Arc<Context<G>>,
     gate: Arc<ReadGate<G>>,
+    asks: Arc<Asks<G>>,
     /// The gate of reads at `lease`.
     lease_gate: Arc<ReadGate<G>>,
     pump_task: Mutex<Option<Task<()>>>,
-    gate_tasks: [Task<()>; 2],
+    gate_tasks: [Task<()>; 3],
     expirer_task: Task<()>,
     /// The end of the log at the start; [`Replicator::ready`] waits until it is applied.
     caught_up_index: u64,
@@ -117,6 +122,7 @@ impl<G: Group> Leader<G> {
     /// Starts the node's part; the group must run.
     pub fn start(options: LeaderOptions<G>) -> Leader<G> {
         let caught_up_index = options.group.status().last_log_index;
+        let vouches = Vouches::new(options.runtime.random_u64());
         let context = Arc::new(Context {
             runtime: options.runtime,
             node: options.node,
@@ -128,19 +134,22 @@ impl<G: Group> Leader<G> {
             metrics: options.metrics,
             queue: Queue::new(options.max_queue_wait),
             freshness: Freshness::default(),
+            vouches,
         });
         let boot = if planted::is(Bug::BootNumberReused) { 1 } else { options.boot };
         let pump = Pump::new(context.clone(), boot);
-        let gate = Arc::new(ReadGate::new(context.clone(), ReadIndexRequest::Confirmed));
-        let lease_gate = Arc::new(ReadGate::new(context.clone(), ReadIndexRequest::ByLease));
+        let gate = Arc::new(ReadGate::new(context.clone(), Vouching::Confirmed));
+        let asks = Arc::new(Asks::new(context.clone(), gate.clone()));
+        let lease_gate = Arc::new(ReadGate::new(context.clone(), Vouching::ByLease));
         let run = |gate: &Arc<ReadGate<G>>| context.runtime.spawn(gate.clone().run());
         Leader {
             pump_task: Mutex::new(Some(context.runtime.spawn(pump.run()))),
-            gate_tasks: [run(&gate), run(&lease_gate)],
+            gate_tasks: [run(&gate), run(&lease_gate), context.runtime.spawn(asks.clone().run())],
             expirer_task: context.runtime.spawn(expirer::run(context.clone())),
             caught_up_index,
             caught_up: AtomicBool::new(false),
             gate,
+            asks,
             lease_gate,
             context,
         }
@@ -367,8 +376,12 @@ impl<G: Group> Replicator for Leader<G> {
             Service::Forward => self.take_forwarded(inbound),
             Service::Inspect => self.take_inspect(inbound),
             Service::ReadIndex => match decode(&inbound.body) {
-                Ok(ReadIndexRequest::Confirmed) => self.gate.take(inbound),
-                Ok(ReadIndexRequest::ByLease) => self.lease_gate.take(inbound),
+                Ok(ReadIndexRequest { vouching: Vouching::Confirmed, word }) => {
+                    self.asks.take(word, inbound);
+                }
+                Ok(ReadIndexRequest { vouching: Vouching::ByLease, .. }) => {
+                    self.lease_gate.take(inbound);
+                }
                 Err(problem) => {
                     inbound.reply.refuse(format!("no request for a read index: {problem}"));
                 }

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::gate::By;
 use super::{Admitted, Group, Leader, refuse_replica_counts};
 use crate::error::{ReadError, Refusal};
 use crate::replication::{Cost, RequestOptions};
@@ -45,11 +46,12 @@ impl<G: Group> Leader<G> {
 
     async fn admit_by_lease(&self, deadline: Instant) -> Result<(EffectiveLevel, Cost), ReadError> {
         let confirmed = self.lease_gate.pass(deadline).await?;
-        let level = match confirmed.by_lease {
+        let by_lease = confirmed.by == By::Lease;
+        let level = match by_lease {
             true => EffectiveLevel::Lease,
             false => EffectiveLevel::Linearizable,
         };
-        if confirmed.by_lease && !confirmed.asked_leader {
+        if by_lease && !confirmed.asked_leader {
             self.context.metrics.lease_reads.inc();
         }
         Ok((level, self.context.read_cost(confirmed)))

@@ -7,5 +7,6 @@ mod leases;
 mod machine;
 mod reads;
 mod wires;
+mod words;
 mod world;
 mod writes;

@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use super::machine::{Machine, PlainTable};
 use super::wires::{WireFate, Wires};
 use crate::consensus::{
-    Applied, Command, ConsensusStatus, ProposeError, ReadIndexError, Session, Submission,
+    Allegiance, Applied, Command, ConsensusStatus, ProposeError, ReadIndexError, Session,
+    Submission, Vouched,
 };
 use crate::error::{MemberError, TransferError, WriteError};
 use crate::peer::{Inbound, Request, Service};
@@ -56,6 +57,9 @@ pub struct World {
     pub proposing: AtomicUsize,
     pub most_proposing: AtomicUsize,
     pub read_index_delay: Mutex<Duration>,
+    pub wire_delay: Mutex<Duration>,
+    /// Whether nodes give their word when they ask for a read index.
+    pub words: AtomicBool,
     /// Whether whoever leads holds the lease.
     pub lease: AtomicBool,
     pub sent: Mutex<Vec<(NodeId, NodeId, Service)>>,
@@ -97,6 +101,8 @@ impl World {
             proposing: AtomicUsize::new(0),
             most_proposing: AtomicUsize::new(0),
             read_index_delay: Mutex::new(Duration::from_millis(1)),
+            wire_delay: Mutex::new(Duration::from_millis(1)),
+            words: AtomicBool::new(false),
             lease: AtomicBool::new(false),
             sent: Mutex::default(),
             expired: Mutex::default(),
@@ -184,7 +190,7 @@ impl World {
     pub fn delay(&self) -> Duration {
         match self.chaos.load(Ordering::Relaxed) {
             true => Duration::from_millis(1 + self.runtime.random_below(20)),
-            false => Duration::from_millis(1),
+            false => *self.wire_delay.lock(),
         }
     }
 
@@ -350,6 +356,18 @@ impl Group for FakeGroup {
     async fn lease_index(&self) -> Option<u64> {
         let holds = self.world.lease.load(Ordering::Relaxed) && self.leader() == Some(self.node);
         holds.then(|| self.world.log.lock().len() as u64)
+    }
+
+    fn stands_by(&self) -> Option<Allegiance> {
+        let leader = self.leader().filter(|_| self.world.words.load(Ordering::Relaxed))?;
+        Some(Allegiance { term: 1, leader })
+    }
+
+    async fn vouched(&self, words: Vec<(NodeId, Allegiance)>) -> Option<Vouched> {
+        let index = self.world.log.lock().len() as u64;
+        let loyal = |word: &(NodeId, Allegiance)| word.1.leader == self.node;
+        let by = words.into_iter().filter(loyal).map(|word| word.0).collect();
+        Some(Vouched { index, by }).filter(|_| self.leader() == Some(self.node))
     }
 
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
