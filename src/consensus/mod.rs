@@ -57,7 +57,7 @@ mod watch;
 pub use group::Consensus;
 pub use idempotency::MAX_REMEMBERED;
 pub use sessions::MAX_UNSETTLED;
-pub use vouching::{Allegiance, Vouched};
+pub use vouching::Allegiance;
 
 use crate::config::LeaderSettings;
 use crate::peer::SharedTransport;

@@ -13,7 +13,7 @@
 //! question is looked at, are both of this leader's term, nothing was acknowledged by another leader
 //! before the question was sent.
 //!
-//! **Guarantees.** A table that has applied [`Vouched::index`] shows every write that any node
+//! **Guarantees.** A table that has applied the index that [`Consensus::vouched`] gives shows every write that any node
 //! acknowledged, and everything that any linearizable read had shown, before the question was sent.
 //!
 //! **Rests on** votes being stored before they are answered (`log_store`), on a leader that was started
@@ -21,11 +21,13 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::FutureExt;
+use openraft::RaftState;
 use openraft::vote::RaftLeaderId;
 use serde::{Deserialize, Serialize};
 
 use super::Consensus;
-use super::raft_types::{LogId, Vote};
+use super::raft_types::{LogId, TypeConfig, Vote};
 use crate::planted::{self, Bug};
 use crate::types::NodeId;
 
@@ -34,15 +36,6 @@ use crate::types::NodeId;
 pub struct Allegiance {
     pub term: u64,
     pub leader: NodeId,
-}
-
-/// What a leader may answer on its followers' word.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vouched {
-    /// The index that a read must wait for.
-    pub index: u64,
-    /// Those of the followers who are, each with this node, a majority that stands by it.
-    pub by: BTreeSet<NodeId>,
 }
 
 impl Allegiance {
@@ -58,32 +51,37 @@ impl Consensus {
         self.log.vote().map(|vote| Allegiance::of(&vote))
     }
 
-    /// Which of the followers' words will do, each by itself, to answer reads; `None` where this node
-    /// does not lead, or has committed nothing in its term yet.
-    pub async fn vouched(&self, words: Vec<(NodeId, Allegiance)>) -> Option<Vouched> {
+    /// Looks whether a follower's word will do to answer reads, and hands `then` the index that they
+    /// must wait for; `None` where it will not do: where the two are no majority, the follower stands
+    /// by another, or this node does not lead, or has committed nothing in its term yet.
+    ///
+    /// Does not wait. `then` is called in openraft's own task, where vote, members and commit position
+    /// are those of one moment, and must be short; it is dropped where openraft has stopped, or more
+    /// calls wait for it than it takes.
+    pub fn vouched(
+        &self,
+        word: (NodeId, Allegiance),
+        then: impl FnOnce(Option<u64>) + Send + 'static,
+    ) {
         let node = self.node;
-        let vouched = self.raft.with_raft_state(move |state| {
-            let index = committed_as_leader(node, state.vote_ref(), state.cluster_committed())?;
-            let own = Allegiance::of(state.vote_ref());
-            let membership = state.membership_state.effective();
-            let majority = |follower: NodeId| {
-                let both = BTreeSet::from([node, follower]);
-                membership
-                    .membership()
-                    .get_joint_config()
-                    .iter()
-                    .all(|voters| voters.intersection(&both).count() > voters.len() / 2)
-            };
-            let unchecked = planted::is(Bug::WordOfAnyTerm);
-            let loyal =
-                |word: &(NodeId, Allegiance)| (word.1 == own || unchecked) && majority(word.0);
-            Some(Vouched {
-                index,
-                by: words.into_iter().filter(loyal).map(|word| word.0).collect(),
-            })
-        });
-        vouched.await.ok().flatten()
+        let look = move |state: &RaftState<TypeConfig>| then(vouched_index(node, word, state));
+        // Sent at once, or not: a caller that takes messages from a link must not wait.
+        let _ = self.raft.external_request(look).now_or_never();
     }
+}
+
+fn vouched_index(
+    node: NodeId,
+    (follower, allegiance): (NodeId, Allegiance),
+    state: &RaftState<TypeConfig>,
+) -> Option<u64> {
+    let index = committed_as_leader(node, state.vote_ref(), state.cluster_committed())?;
+    let loyal = allegiance == Allegiance::of(state.vote_ref()) || planted::is(Bug::WordOfAnyTerm);
+    let membership = state.membership_state.effective().membership();
+    let both = BTreeSet::from([node, follower]);
+    let majority =
+        |voters: &BTreeSet<NodeId>| voters.intersection(&both).count() > voters.len() / 2;
+    (loyal && membership.get_joint_config().iter().all(majority)).then_some(index)
 }
 
 /// The committed index of a node that leads, once it has committed an entry of its own term: only then

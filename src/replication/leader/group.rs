@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::consensus::{
-    Allegiance, Applied, Command, Consensus, ConsensusStatus, ProposeError, ReadIndexError, Vouched,
+    Allegiance, Applied, Command, Consensus, ConsensusStatus, ProposeError, ReadIndexError,
 };
 use crate::error::{MemberError, TransferError};
 use crate::runtime::{Instant, Runtime};
@@ -35,10 +35,7 @@ pub trait Group: Send + Sync + 'static {
     fn stands_by(&self) -> Option<Allegiance>;
 
     /// See [`Consensus::vouched`].
-    fn vouched(
-        &self,
-        words: Vec<(NodeId, Allegiance)>,
-    ) -> impl Future<Output = Option<Vouched>> + Send;
+    fn vouched(&self, word: (NodeId, Allegiance), then: impl FnOnce(Option<u64>) + Send + 'static);
 
     /// See [`Consensus::wait_applied`].
     fn wait_applied(&self, index: u64, deadline: Instant) -> impl Future<Output = bool> + Send;
@@ -100,8 +97,8 @@ impl Group for Consensus {
         Consensus::stands_by(self)
     }
 
-    async fn vouched(&self, words: Vec<(NodeId, Allegiance)>) -> Option<Vouched> {
-        Consensus::vouched(self, words).await
+    fn vouched(&self, word: (NodeId, Allegiance), then: impl FnOnce(Option<u64>) + Send + 'static) {
+        Consensus::vouched(self, word, then);
     }
 
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {

@@ -55,7 +55,6 @@ mod vouches;
 
 pub use self::group::Group;
 
-use self::asks::Asks;
 use self::context::Context;
 use self::forward::{ReadIndexRequest, Verdict, Vouching, decode, encode};
 use self::freshness::Freshness;
@@ -107,11 +106,10 @@ struct Admitted {
 pub struct Leader<G = Consensus> {
     context: Arc<Context<G>>,
     gate: Arc<ReadGate<G>>,
-    asks: Arc<Asks<G>>,
     /// The gate of reads at `lease`.
     lease_gate: Arc<ReadGate<G>>,
     pump_task: Mutex<Option<Task<()>>>,
-    gate_tasks: [Task<()>; 3],
+    gate_tasks: [Task<()>; 2],
     expirer_task: Task<()>,
     /// The end of the log at the start; [`Replicator::ready`] waits until it is applied.
     caught_up_index: u64,
@@ -139,17 +137,15 @@ impl<G: Group> Leader<G> {
         let boot = if planted::is(Bug::BootNumberReused) { 1 } else { options.boot };
         let pump = Pump::new(context.clone(), boot);
         let gate = Arc::new(ReadGate::new(context.clone(), Vouching::Confirmed));
-        let asks = Arc::new(Asks::new(context.clone(), gate.clone()));
         let lease_gate = Arc::new(ReadGate::new(context.clone(), Vouching::ByLease));
         let run = |gate: &Arc<ReadGate<G>>| context.runtime.spawn(gate.clone().run());
         Leader {
             pump_task: Mutex::new(Some(context.runtime.spawn(pump.run()))),
-            gate_tasks: [run(&gate), run(&lease_gate), context.runtime.spawn(asks.clone().run())],
+            gate_tasks: [run(&gate), run(&lease_gate)],
             expirer_task: context.runtime.spawn(expirer::run(context.clone())),
             caught_up_index,
             caught_up: AtomicBool::new(false),
             gate,
-            asks,
             lease_gate,
             context,
         }
@@ -377,7 +373,7 @@ impl<G: Group> Replicator for Leader<G> {
             Service::Inspect => self.take_inspect(inbound),
             Service::ReadIndex => match decode(&inbound.body) {
                 Ok(ReadIndexRequest { vouching: Vouching::Confirmed, word }) => {
-                    self.asks.take(word, inbound);
+                    asks::take(&self.context, &self.gate, word, inbound);
                 }
                 Ok(ReadIndexRequest { vouching: Vouching::ByLease, .. }) => {
                     self.lease_gate.take(inbound);

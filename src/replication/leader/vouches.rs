@@ -1,5 +1,5 @@
 //! What questions vouch for: followers' words, on the side that gives them and on the side that takes
-//! them. See [`crate::consensus::Vouched`] for the rule that it rests on.
+//! them. See `consensus/vouching.rs` for the rule that it rests on.
 //!
 //! **A word for the follower's own reads.** They had arrived when the question was sent, so its word
 //! covers them: the leader answers at once, and asks nobody.

@@ -14,7 +14,7 @@ use super::machine::{Machine, PlainTable};
 use super::wires::{WireFate, Wires};
 use crate::consensus::{
     Allegiance, Applied, Command, ConsensusStatus, ProposeError, ReadIndexError, Session,
-    Submission, Vouched,
+    Submission,
 };
 use crate::error::{MemberError, TransferError, WriteError};
 use crate::peer::{Inbound, Request, Service};
@@ -363,11 +363,10 @@ impl Group for FakeGroup {
         Some(Allegiance { term: 1, leader })
     }
 
-    async fn vouched(&self, words: Vec<(NodeId, Allegiance)>) -> Option<Vouched> {
+    fn vouched(&self, word: (NodeId, Allegiance), then: impl FnOnce(Option<u64>) + Send + 'static) {
         let index = self.world.log.lock().len() as u64;
-        let loyal = |word: &(NodeId, Allegiance)| word.1.leader == self.node;
-        let by = words.into_iter().filter(loyal).map(|word| word.0).collect();
-        Some(Vouched { index, by }).filter(|_| self.leader() == Some(self.node))
+        let leads = self.leader() == Some(self.node) && word.1.leader == self.node;
+        then(leads.then_some(index));
     }
 
     async fn wait_applied(&self, index: u64, deadline: Instant) -> bool {
