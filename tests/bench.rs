@@ -164,6 +164,30 @@ fn a_follower_that_is_sent_a_snapshot_is_measured_before_meanwhile_and_after() {
 }
 
 #[test]
+fn a_replica_that_was_away_is_measured_until_its_copy_equals_the_others_in_both_modes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().to_str().expect("text");
+    let mut args = vec!["--away", "2500", "--mode", "both", "--engine", "memory"];
+    args.extend(["--data-dir", data, "--connections", "2", "--value-size", "100"]);
+    args.extend(["--output", "json", "--rate", "100", "--duration", "1s", "--warmup", "100ms"]);
+    let found = json(&bench(&args));
+    let absences = found["absences"].as_array().expect("absences");
+    let modes: Vec<_> = absences.iter().map(|absent| absent["mode"].as_str()).collect();
+    assert_eq!(modes, [Some("leader"), Some("leaderless")]);
+    for absent in absences {
+        positive(absent, &["node", "equal_ms"]);
+        assert_eq!(absent["writes"], 2_500);
+        let parts = absent["parts"].as_array().expect("parts");
+        let names: Vec<_> = parts.iter().map(|part| part["name"].as_str()).collect();
+        assert_eq!(names, [Some("before"), Some("without"), Some("while"), Some("after")]);
+        for part in parts {
+            positive(&part["row"], &["operations.done", "latency.p99_us", "seconds"]);
+        }
+    }
+    assert!(left_behind(dir.path()).is_empty(), "{:?}", left_behind(dir.path()));
+}
+
+#[test]
 fn a_bench_that_makes_no_sense_is_refused_in_one_line_before_anything_starts() {
     for (args, parts) in [
         (&["--connections", "0"][..], &["--connections 0", "1 to 4096"][..]),

@@ -122,6 +122,10 @@ pub(super) struct BenchArgs {
     /// without it, meanwhile and after
     #[arg(long, help_heading = "Events, instead of plain rows")]
     snapshot: bool,
+    /// Kill a replica, write so many keys, such as 100k, and start it again: the time until its copy equals
+    /// the others', latencies before, without it, meanwhile and after
+    #[arg(long, value_name = "COUNT", help_heading = "Events, instead of plain rows")]
+    away: Option<String>,
 
     /// text, or json for programs
     #[arg(long, value_enum, default_value_t = Output::Text, help_heading = "Output")]
@@ -193,6 +197,10 @@ impl BenchArgs {
                 pause_follower: times("--pause-follower", self.pause_follower.as_deref())?,
                 restart: self.restart,
                 snapshot: self.snapshot,
+                away: match self.away.as_deref() {
+                    Some(away) => number("--away", away, 1..=MAX_KEYS, count)? as usize,
+                    None => 0,
+                },
             },
             watch: self.watch.as_deref().map(|every| time("--watch", every)).transpose()?,
             out: self.out.clone(),
@@ -412,6 +420,9 @@ mod tests {
             ("--snapshot --nodes 2", &["--snapshot", "3 --nodes"]),
             ("--snapshot --mode both", &["--snapshot", "--mode leader"]),
             ("--snapshot --mix get", &["--mix get", "--snapshot"]),
+            ("--away 0", &["--away 0", "1 to"]),
+            ("--away 10 --nodes 5", &["--away 10", "3 --nodes"]),
+            ("--away 10 --mix get", &["--mix get", "--away"]),
         ] {
             let problem = read(line).expect_err(line);
             assert!(parts.iter().all(|part| problem.contains(part)), "{line}: {problem}");

@@ -63,7 +63,7 @@ enum Command {
     /// Put each architecture through the same loads and the same fault, check them, and write a report
     Compare(compare::CompareArgs),
     /// Put load on a throw-away cluster, or on running nodes, and say what it costs
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Run whole clusters under faults in simulated time, from seeds, and check what they promise
     Sim(simulate::SimArgs),
     /// Kill, pause, cut off and mislead the nodes of a throw-away cluster under load, and check it

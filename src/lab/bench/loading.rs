@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Deserialize;
 
-use super::worker::{TIMEOUT, prefix};
+use super::worker::TIMEOUT;
 use crate::history::ValueId;
 use crate::lab::http::Connection;
 use crate::lab::workload::write_key;
@@ -26,6 +26,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug)]
 pub struct Loading {
     pub nodes: Vec<(u16, std::net::SocketAddr)>,
+    /// Of the keys' names; a number follows.
+    pub prefix: String,
     pub keys: usize,
     pub value_bytes: usize,
 }
@@ -77,7 +79,6 @@ async fn load_part(runtime: &Runtime, loading: &Loading, number: usize) -> anyho
 
 /// The body of a batch that puts these keys.
 fn write_batch(body: &mut String, loading: &Loading, numbers: std::ops::Range<usize>) {
-    let prefix = prefix(loading.value_bytes);
     let mut value = Vec::new();
     body.clear();
     body.push_str("{\"operations\":[");
@@ -86,7 +87,7 @@ fn write_batch(body: &mut String, loading: &Loading, numbers: std::ops::Range<us
             body.push(',');
         }
         body.push_str("{\"op\":\"put\",\"key\":\"");
-        write_key(body, &prefix, number);
+        write_key(body, &loading.prefix, number);
         ValueId { client: 0, seq: number as u32 }.fill(loading.value_bytes, &mut value);
         value.truncate(loading.value_bytes);
         body.push_str("\",\"value\":\"");
@@ -117,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_json_with_a_key_and_a_value_of_the_right_size_each() {
-        let loading = Loading { nodes: Vec::new(), keys: 10, value_bytes: 20 };
+        let loading =
+            Loading { nodes: Vec::new(), prefix: "bench-20".to_owned(), keys: 10, value_bytes: 20 };
         let mut body = "old".to_owned();
         write_batch(&mut body, &loading, 7..9);
         let batch: serde_json::Value = serde_json::from_str(&body).expect("JSON");

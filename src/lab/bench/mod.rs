@@ -12,6 +12,8 @@
 //! **What it does not do.** It does not check what reads show; only writes that were acknowledged
 //! while nodes were killed are read back. `nemesis` and `check` look for more.
 
+mod absences;
+mod course;
 mod gaps;
 mod kills;
 mod ledger;
@@ -94,6 +96,7 @@ fn steps(options: &BenchOptions) -> u64 {
                 + of_kills(events.pause_follower)
                 + if events.restart { restarts } else { 0 }
                 + if events.snapshot { 2 } else { 0 }
+                + if events.away > 0 { 2 } else { 0 }
         }
     };
     let loading = u64::from(options.loads());
@@ -161,6 +164,7 @@ fn begin(options: &BenchOptions, runtime: &Runtime, place: &Place) -> BenchResul
         kills: Vec::new(),
         restarts: Vec::new(),
         snapshots: Vec::new(),
+        absences: Vec::new(),
         ended_early: None,
     }
 }
@@ -273,7 +277,8 @@ impl Bench<'_> {
         if options.loads() {
             self.progress.step(&format!("{mode}: {} keys of {value_bytes} bytes", options.keys));
             let (nodes, keys) = (stage.nodes.clone(), options.keys);
-            loading::load(self.runtime, Loading { nodes, keys, value_bytes }).await?;
+            let prefix = worker::prefix(value_bytes);
+            loading::load(self.runtime, Loading { nodes, prefix, keys, value_bytes }).await?;
         }
         for mix in &options.mixes {
             for connections in &options.connections {
@@ -311,6 +316,10 @@ impl Bench<'_> {
         if events.snapshot {
             let found = snapshots::run(stage, load).await?;
             self.results.lock().snapshots.push(found);
+        }
+        if events.away > 0 {
+            let found = absences::run(stage, load, events.away).await?;
+            self.results.lock().absences.push(found);
         }
         Ok(())
     }

@@ -165,6 +165,8 @@ pub struct Events {
     pub restart: bool,
     /// Whether a follower is sent a snapshot.
     pub snapshot: bool,
+    /// How many keys are written while a replica is away; none is where it is 0.
+    pub away: usize,
 }
 
 impl Events {
@@ -176,7 +178,7 @@ impl Events {
     /// Whether a steady load goes on meanwhile.
     pub fn under_load(self) -> bool {
         let ends = self.kill_leader + self.stop_leader + self.kill_follower + self.pause_follower;
-        ends > 0 || self.snapshot
+        ends > 0 || self.snapshot || self.away > 0
     }
 }
 
@@ -268,8 +270,8 @@ impl BenchOptions {
     }
 
     fn validate_events(&self) -> Result<(), String> {
-        let Events { kill_leader, stop_leader, kill_follower, pause_follower, restart, snapshot } =
-            self.events;
+        let Events { kill_leader, stop_leader, kill_follower, pause_follower, .. } = self.events;
+        let Events { restart, snapshot, away, .. } = self.events;
         let asked = [
             ("--kill-leader", kill_leader > 0),
             ("--stop-leader", stop_leader > 0),
@@ -277,6 +279,7 @@ impl BenchOptions {
             ("--pause-follower", pause_follower > 0),
             ("--restart", restart),
             ("--snapshot", snapshot),
+            ("--away", away > 0),
         ];
         let Some((event, _)) = asked.into_iter().find(|(_, asked)| *asked) else { return Ok(()) };
         let Subject::Started(nodes) = &self.subject else {
@@ -307,6 +310,11 @@ impl BenchOptions {
         }
         if snapshot && (nodes.modes.contains(&Mode::Leaderless) || nodes.nodes < 3) {
             return Err("--snapshot: expected --mode leader and 3 --nodes or more".to_owned());
+        }
+        if away > 0 && nodes.nodes != 3 {
+            return Err(format!(
+                "--away {away}: expected 3 --nodes, each of which holds every key"
+            ));
         }
         let of_followers =
             [("--kill-follower", kill_follower), ("--pause-follower", pause_follower)];

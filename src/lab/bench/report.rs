@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::results::{BenchResults, Kills, Restart, Restarts, Row, Snapshot};
+use super::results::{Absent, BenchResults, Kills, Part, Restart, Restarts, Row, Snapshot, p99_us};
 use crate::lab::report::document::{Block, Table};
 use crate::lab::report::words::{bytes, count, number, time_ms, time_us, when, whole};
 use crate::lab::report::{markdown, terminal as plain};
@@ -58,6 +58,9 @@ fn blocks(results: &BenchResults) -> Vec<Block> {
     }
     for snapshot in &results.snapshots {
         blocks.extend(of_snapshot(snapshot));
+    }
+    for absent in &results.absences {
+        blocks.extend(of_absence(absent));
     }
     blocks.push(Block::List(notes(results)));
     blocks
@@ -239,33 +242,47 @@ fn of_restarts(restarts: &Restarts) -> Vec<Block> {
 }
 
 fn of_snapshot(snapshot: &Snapshot) -> Vec<Block> {
-    let line = |(name, row): (&str, &Row)| {
-        let undone = row.operations.failed + row.operations.unknown;
-        let mut line = vec![name.to_owned(), format!("{} s", number(row.seconds))];
+    let what = format!(
+        "node {} was sent a snapshot of {} keys of {}: installed {} after its start",
+        snapshot.node,
+        whole(snapshot.keys as u64),
+        bytes(snapshot.value_bytes as f64),
+        time_ms(snapshot.installed_ms)
+    );
+    of_parts(&snapshot.parts, what, snapshot.missed)
+}
+
+fn of_absence(absent: &Absent) -> Vec<Block> {
+    let what = format!(
+        "node {} was away while {} keys of {} were written: equal {} after its start",
+        absent.node,
+        whole(absent.writes as u64),
+        bytes(absent.value_bytes as f64),
+        time_ms(absent.equal_ms)
+    );
+    of_parts(&absent.parts, what, absent.missed)
+}
+
+/// The parts of a load while a node came back, and what it came back to.
+fn of_parts(parts: &[Part], what: String, missed: u64) -> Vec<Block> {
+    let line = |part: &Part| {
+        let row = &part.row;
+        let mut line = vec![part.name.clone(), format!("{} s", number(row.seconds))];
         line.push(number(row.per_second));
         line.extend(latencies(row.latency));
-        line.push(whole(undone));
+        line.push(whole(row.operations.failed + row.operations.unknown));
         line
     };
-    let parts = snapshot.parts.iter().map(|part| (part.name.as_str(), &part.row));
-    let load = snapshot.parts.first().map(|part| name(&part.row)).unwrap_or_default();
+    let load = parts.first().map(|part| name(&part.row)).unwrap_or_default();
     let head = [&load, "length", "a second", "p50", "p90", "p99", "p99.9", "max", "errors"];
-    let mut lines = vec![
-        format!(
-            "node {} was sent a snapshot of {} keys of {}: installed {} after its start",
-            snapshot.node,
-            whole(snapshot.keys as u64),
-            bytes(snapshot.value_bytes as f64),
-            time_ms(snapshot.installed_ms)
-        ),
-        format!("arrivals for which there was no room: {}", whole(snapshot.missed)),
-    ];
-    if let (Some(before), Some(during)) = (snapshot.p99_us("before"), snapshot.p99_us("while")) {
+    let missed = format!("arrivals for which there was no room: {}", whole(missed));
+    let mut lines = vec![what, missed];
+    if let (Some(before), Some(during)) = (p99_us(parts, "before"), p99_us(parts, "while")) {
         let times = during as f64 / before.max(1) as f64;
-        lines.push(format!("p99 while the snapshot went over: {times:.1} times that before"));
+        lines.push(format!("p99 while it got what it missed: {times:.1} times that before"));
     }
     lines.push(String::new());
-    vec![table(&head, parts.map(line).collect()), Block::List(lines)]
+    vec![table(&head, parts.iter().map(line).collect()), Block::List(lines)]
 }
 
 /// What a reader must know beside the figures.

@@ -31,6 +31,8 @@ pub struct BenchResults {
     pub restarts: Vec<Restarts>,
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    #[serde(default)]
+    pub absences: Vec<Absent>,
     /// Why it ended before it was done; absent where it did not.
     pub ended_early: Option<String>,
 }
@@ -204,22 +206,36 @@ pub struct Snapshot {
     pub missed: u64,
     /// `before` it was killed, `without` it, `while` the snapshot went over and was installed, and
     /// `after`.
-    pub parts: Vec<SnapshotPart>,
+    pub parts: Vec<Part>,
+}
+
+/// A replica that was away while keys were written, under a steady load through the other nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Absent {
+    pub mode: Mode,
+    pub node: u16,
+    /// Keys that were written while it was away, beside the load.
+    pub writes: usize,
+    pub value_bytes: usize,
+    /// From the start of its process until its own copy had the version of each that the others have.
+    pub equal_ms: f64,
+    /// Arrivals of the load, in all parts and between them, for which there was no room.
+    pub missed: u64,
+    /// `before` it was killed, `without` it, `while` it got what it missed, and `after`.
+    pub parts: Vec<Part>,
 }
 
 /// A part of the load. What it cost is not in its row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SnapshotPart {
+pub struct Part {
     pub name: String,
     pub row: Row,
 }
 
-impl Snapshot {
-    /// The p99 of one part, in microseconds.
-    pub fn p99_us(&self, name: &str) -> Option<u64> {
-        let part = self.parts.iter().find(|part| part.name == name)?;
-        part.row.latency.map(|latency| latency.p99_us)
-    }
+/// The p99 of one of the parts, in microseconds.
+pub fn p99_us(parts: &[Part], name: &str) -> Option<u64> {
+    let part = parts.iter().find(|part| part.name == name)?;
+    part.row.latency.map(|latency| latency.p99_us)
 }
 
 /// What came of a bench.
@@ -239,6 +255,7 @@ impl BenchResults {
         let (mut failed, mut unknown) = (Vec::new(), Vec::new());
         failed.extend(self.ended_early.clone());
         let parts = self.snapshots.iter().flat_map(|snapshot| &snapshot.parts);
+        let parts = parts.chain(self.absences.iter().flat_map(|absent| &absent.parts));
         let rows = self.rows.iter().chain(parts.map(|part| &part.row));
         for row in rows.filter(|row| row.operations.done == 0) {
             let codes: Vec<&str> = row.errors.keys().map(String::as_str).collect();

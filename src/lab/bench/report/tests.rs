@@ -94,6 +94,7 @@ fn results() -> BenchResults {
         kills: Vec::new(),
         restarts: Vec::new(),
         snapshots: Vec::new(),
+        absences: Vec::new(),
         ended_early: None,
     }
 }
