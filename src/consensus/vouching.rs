@@ -6,12 +6,18 @@
 //! question itself what its answer to such a heartbeat would have said: *when I sent this, I stood by
 //! you.* Where it and the leader are a majority, no more is needed.
 //!
-//! **The rule.** A node stands by the leader of the vote that it stored last. Whoever was elected later
-//! was elected, and had each of its entries committed, by a majority; where the follower and the leader
-//! are a majority too, one of them was part of it, and stores the later vote before it answers. So
-//! where the follower's vote, as it was when the question was sent, and the leader's, as it is when the
-//! question is looked at, are both of this leader's term, nothing was acknowledged by another leader
-//! before the question was sent.
+//! **The rule.** Votes are ordered by term and node (openraft's `leader_id_adv`), and a node never votes
+//! for an earlier one than it has stored. It stands by the leader of the vote that it stored last.
+//! Whoever was elected with a later vote was elected, and had each of its entries committed, by a
+//! majority; where the follower and the leader are a majority too, one of them was part of it, and
+//! stored the later vote before it answered. So where the follower's vote, as it was when the question
+//! was sent, and the leader's, as it is when the question is looked at, both name this leader in this
+//! term, nothing was acknowledged by a later leader before the question was sent. A term alone would
+//! not do: it may have a leader, and then another of a higher number.
+//!
+//! **While members change** the two must be a majority of each set of voters in force at the leader. The
+//! first leader elected after it has its committed entry in the log, so that the voters it counts are
+//! those, or those one step before or after; a majority of either meets these two.
 //!
 //! **Guarantees.** A table that has applied the index that [`Consensus::vouched`] gives shows every write that any node
 //! acknowledged, and everything that any linearizable read had shown, before the question was sent.
@@ -31,7 +37,7 @@ use super::raft_types::{LogId, TypeConfig, Vote};
 use crate::planted::{self, Bug};
 use crate::types::NodeId;
 
-/// Whom a node stands by: it votes in no earlier term, and for nobody else in this one.
+/// Whom a node stands by: it votes for nobody who comes before this in the order of (term, node).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allegiance {
     pub term: u64,
@@ -66,7 +72,8 @@ impl Consensus {
         let node = self.node;
         let look = move |state: &RaftState<TypeConfig>| then(vouched_index(node, word, state));
         // Sent at once, or not: a caller that takes messages from a link must not wait.
-        let _ = self.raft.external_request(look).now_or_never();
+        let sent = tokio::task::unconstrained(self.raft.external_request(look));
+        let _ = sent.now_or_never();
     }
 }
 
@@ -78,10 +85,14 @@ fn vouched_index(
     let index = committed_as_leader(node, state.vote_ref(), state.cluster_committed())?;
     let loyal = allegiance == Allegiance::of(state.vote_ref()) || planted::is(Bug::WordOfAnyTerm);
     let membership = state.membership_state.effective().membership();
-    let both = BTreeSet::from([node, follower]);
-    let majority =
-        |voters: &BTreeSet<NodeId>| voters.intersection(&both).count() > voters.len() / 2;
-    (loyal && membership.get_joint_config().iter().all(majority)).then_some(index)
+    let sets = membership.get_joint_config();
+    (loyal && are_majority([node, follower], sets)).then_some(index)
+}
+
+/// Whether two nodes are a majority of each set of voters.
+fn are_majority(nodes: [NodeId; 2], sets: &[BTreeSet<NodeId>]) -> bool {
+    let nodes = BTreeSet::from(nodes);
+    sets.iter().all(|voters| voters.intersection(&nodes).count() > voters.len() / 2)
 }
 
 /// The committed index of a node that leads, once it has committed an entry of its own term: only then
@@ -91,4 +102,25 @@ fn committed_as_leader(node: NodeId, vote: &Vote, committed: Option<&LogId>) -> 
     let leads = vote.is_committed() && vote.leader_id().node_id == node;
     let in_own_term = *committed.committed_leader_id() == vote.leader_id().to_committed();
     (leads && in_own_term).then_some(committed.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_nodes_must_be_a_majority_of_every_set_of_voters() {
+        let set = |ids: &[u16]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let are = |one, other, sets: &[&[u16]]| {
+            let sets: Vec<_> = sets.iter().map(|ids| set(ids)).collect();
+            are_majority([NodeId(one), NodeId(other)], &sets)
+        };
+        assert!(are(1, 2, &[&[1]]) && are(1, 2, &[&[1, 2]]) && are(1, 2, &[&[1, 2, 3]]));
+        assert!(!are(1, 2, &[&[1, 2, 3, 4]]), "two of four");
+        assert!(!are(1, 4, &[&[1, 2, 3]]), "one of them has no vote");
+        assert!(!are(1, 2, &[&[1, 2, 3], &[1, 4, 5]]), "of the old voters alone");
+        assert!(!are(1, 4, &[&[1, 2, 3], &[1, 4, 5]]), "of the new voters alone");
+        assert!(are(1, 2, &[&[1, 2, 3], &[1, 2, 4]]));
+        assert!(!are(1, 2, &[&[2, 3, 4]]), "a leader that was removed does not count");
+    }
 }

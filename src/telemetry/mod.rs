@@ -59,6 +59,8 @@ pub struct Metrics {
     pub read_index_rounds: Counter,
     /// Read indexes that a leader gave on the asking follower's word.
     pub read_indexes_by_word: Counter,
+    /// Rounds of a leader's own reads that a follower's question vouched for.
+    pub read_rounds_by_word: Counter,
     pub lease_reads: Counter,
     pub stale_reads_refused: Counter,
     pub writes_refused_as_slow: Counter,
@@ -131,17 +133,10 @@ impl Metrics {
             requests_in_flight: Gauge::default(),
             read_index_rounds: counter(r, "read_index_rounds", "Leader confirmations for reads"),
             read_indexes_by_word: counter(r, "read_indexes_by_word", "Questions answered at once"),
+            read_rounds_by_word: counter(r, "read_rounds_by_word", "Rounds on a follower's word"),
             lease_reads: counter(r, "lease_reads", "Reads answered from the lease alone"),
-            writes_refused_as_slow: counter(
-                r,
-                "writes_refused_as_slow",
-                "Writes refused: long queue",
-            ),
-            stale_reads_refused: counter(
-                r,
-                "stale_reads_refused",
-                "Local reads refused because this node may lag further than they allow",
-            ),
+            writes_refused_as_slow: counter(r, "writes_refused_as_slow", "Refused: long waits"),
+            stale_reads_refused: counter(r, "stale_reads_refused", "Refused by max_staleness"),
             elections_won: counter(r, "elections_won", "Times this node became the leader"),
             leadership_transfers: counter(r, "leadership_transfers", "Leadership handed over"),
             hand_overs_at_stop: counter(r, "hand_overs_at_stop", "Hand-overs before a stop"),

@@ -15,10 +15,6 @@ use super::gate::{ReadGate, answer};
 use super::group::Group;
 use crate::peer::Inbound;
 
-/// In a group of more nodes one follower and the leader are no majority, so that its word is not
-/// looked at: three voters, and a node that is joining them.
-const MOST_NODES: usize = 4;
-
 /// Takes a question. `gate` is that of reads that a majority confirms. Must not block.
 pub fn take<G: Group>(
     context: &Arc<Context<G>>,
@@ -26,21 +22,29 @@ pub fn take<G: Group>(
     word: Option<Word>,
     inbound: Inbound,
 ) {
-    let group = &context.group;
-    let leads = group.leader() == Some(context.node);
-    let Some(word) = word.filter(|_| leads && group.nodes() <= MOST_NODES) else {
+    let leads = context.group.leader() == Some(context.node);
+    let Some(word) = word.filter(|_| leads) else {
         return gate.take(inbound);
     };
-    let (context, gate) = (context.clone(), gate.clone());
-    group.vouched((inbound.from, word.allegiance), move |index| match index {
-        Some(index) => answer_on_word(&context, word, index, inbound),
+    let (of_answer, gate) = (context.clone(), gate.clone());
+    context.group.vouched((inbound.from, word.allegiance), move |index| match index {
+        Some(index) => answer_on_word(&of_answer, &gate, word, index, inbound),
         None => gate.take(inbound),
     });
 }
 
-fn answer_on_word<G: Group>(context: &Context<G>, word: Word, index: u64, inbound: Inbound) {
+fn answer_on_word<G: Group>(
+    context: &Context<G>,
+    gate: &ReadGate<G>,
+    word: Word,
+    index: u64,
+    inbound: Inbound,
+) {
     context.metrics.read_indexes_by_word.inc();
-    let (vouches, now) = (&context.vouches, context.runtime.now());
-    vouches.vouch(vouches.covered(word.heard, now), index);
-    answer(inbound.reply, &ReadIndexAnswer::ByWord { index, stamp: vouches.stamp(now) });
+    let vouches = &context.vouches;
+    vouches.vouch(vouches.covered(word.heard), index);
+    // Before the stamp, so that the follower's next question vouches for them.
+    gate.send_off();
+    let stamp = vouches.stamp(inbound.from, context.runtime.now());
+    answer(inbound.reply, &ReadIndexAnswer::ByWord { index, stamp });
 }

@@ -35,7 +35,7 @@ pub enum Vouching {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadIndexRequest {
     pub vouching: Vouching,
-    /// Where the asking node has ever voted.
+    /// `None` where the asking node never voted, or the lease will do.
     pub word: Option<Word>,
 }
 

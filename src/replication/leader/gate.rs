@@ -60,6 +60,8 @@ pub struct ReadGate<G> {
     /// What a round of this gate asks the leader for.
     vouching: Vouching,
     next: Mutex<Next>,
+    /// A round that has left already, and is the next to be confirmed.
+    sent_off: Mutex<Option<Departed>>,
     wake: Notify,
 }
 
@@ -149,7 +151,7 @@ impl<G: Group> ReadGate<G> {
     /// An open gate; rounds leave it while [`ReadGate::run`] runs.
     pub fn new(context: Arc<Context<G>>, vouching: Vouching) -> ReadGate<G> {
         let next = Mutex::new(Next::empty());
-        ReadGate { context, vouching, next, wake: Notify::new() }
+        ReadGate { context, vouching, next, sent_off: Mutex::default(), wake: Notify::new() }
     }
 
     /// Waits until this node's table holds every write acknowledged anywhere before the call.
@@ -195,6 +197,19 @@ impl<G: Group> ReadGate<G> {
         let round = next.round.clone();
         drop(next);
         round.finish(Err(stopping()));
+        // Dropped, it tells its reads the same.
+        drop(self.sent_off.lock().take());
+    }
+
+    /// Has those who wait leave now, though the round before them may be confirmed still. One round at
+    /// most: who arrives after that waits for the next as ever.
+    pub fn send_off(&self) {
+        let mut sent_off = self.sent_off.lock();
+        if sent_off.is_none() {
+            *sent_off = self.depart();
+            drop(sent_off);
+            self.wake.notify_one();
+        }
     }
 
     /// Sends rounds off, for ever.
@@ -203,7 +218,7 @@ impl<G: Group> ReadGate<G> {
         let mut applying: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         loop {
             while confirming.len() < MAX_CONFIRMING && applying.len() < MAX_APPLYING {
-                let Some(departed) = self.depart() else { break };
+                let Some(departed) = self.next_round() else { break };
                 confirming.push(Box::pin(confirm(self.context.clone(), self.vouching, departed)));
             }
             tokio::select! {
@@ -223,6 +238,11 @@ impl<G: Group> ReadGate<G> {
                 () = self.wake.notified() => {}
             }
         }
+    }
+
+    fn next_round(&self) -> Option<Departed> {
+        let sent_off = self.sent_off.lock().take();
+        sent_off.or_else(|| self.depart())
     }
 
     /// Takes everybody who waits: from here on, who arrives waits for the round after.
@@ -329,13 +349,14 @@ async fn confirm_here<G: Group>(
         return Ok((index, By::Lease));
     }
     let now = context.runtime.now();
-    // Other nodes' questions are in a round only where their word did not do.
+    // Other nodes' questions wait for a majority: their word did not do, or they asked for a lease.
     if remote.is_empty()
         && let Some(patience) = context.vouches.patience(now)
     {
         let vouched = context.vouches.vouched(departed.number);
         let deadline = deadline.min(now + patience);
         if let Some(index) = context.runtime.deadline(deadline, vouched).await {
+            context.metrics.read_rounds_by_word.inc();
             return Ok((index, By::Word));
         }
     }
@@ -366,6 +387,7 @@ async fn ask_leader<G: Group>(
     // In this order: the word is given after the stamp was heard.
     let heard = context.vouches.heard();
     let word = context.group.stands_by().map(|allegiance| Word { allegiance, heard });
+    let word = word.filter(|_| vouching == Vouching::Confirmed);
     let call = context.transport.call(Request {
         to: leader,
         lane: Lane::Control,

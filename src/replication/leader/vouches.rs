@@ -8,11 +8,14 @@
 //! sent, and the leader cannot see when that was: messages wait in networks and paused processes. So
 //! each answer carries a [`Stamp`], the number of the last round of the leader's own reads that had left
 //! its gate by then, and the follower's next question says which stamp it has seen. That question was
-//! sent after the answer was, and vouches for all rounds up to the stamp's.
+//! sent after the answer was, and vouches for all rounds up to the stamp's. Who waits at the gate when
+//! an answer is made leaves with it, and so waits for one cycle: from an answer until its follower's
+//! next question.
 //!
 //! **Guarantees.** A round is let through with the index of a question that was sent after the round
 //! left.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,9 +24,13 @@ use tokio::sync::Notify;
 use super::forward::Stamp;
 use crate::planted::{self, Bug};
 use crate::runtime::Instant;
+use crate::types::NodeId;
 
-/// How long a round of the leader's own reads waits for a word, where one is on its way, before it asks
-/// a majority; and how soon a follower must have asked again last time for one to be expected.
+/// A follower whose last cycle took less than this is expected to ask again as soon.
+const SHORT_CYCLE: Duration = Duration::from_millis(1);
+
+/// How long a round waits for a word where one is expected, before it asks a majority: a round that left
+/// between two answers needs two cycles.
 const MOST_PATIENCE: Duration = Duration::from_millis(2);
 
 /// The same where it is a mistake: else only a race of two milliseconds shows it.
@@ -38,16 +45,21 @@ pub struct Vouches {
 
 #[derive(Default)]
 struct State {
-    /// The number of the last round of this node's reads that left.
+    /// The number of the last round of this node's reads that left; they count from 1.
     departed: u64,
     /// The last round that words vouched for, and the index for it and those before it.
-    vouched: Option<(u64, u64)>,
-    /// When the last answer with a stamp was sent.
-    answered: Option<Instant>,
-    /// Whether the last question that could come soon after an answer did.
-    soon: bool,
+    vouched: (u64, u64),
+    followers: BTreeMap<NodeId, Cycle>,
     /// The last stamp that another node gave this one.
     heard: Option<Stamp>,
+}
+
+/// How a follower asks.
+struct Cycle {
+    /// When it was last sent an answer with a stamp.
+    answered: Instant,
+    /// Whether its last question came soon after the answer before it.
+    short: bool,
 }
 
 impl Vouches {
@@ -64,27 +76,26 @@ impl Vouches {
     }
 
     /// Up to which round of this node's reads a question vouches that says it has seen `heard`.
-    pub fn covered(&self, heard: Option<Stamp>, now: Instant) -> u64 {
-        let mut state = self.state.lock();
-        state.soon = state.asked_soon(now);
+    pub fn covered(&self, heard: Option<Stamp>) -> u64 {
         if planted::is(Bug::WordForLaterReads) {
-            return state.departed;
+            return self.state.lock().departed;
         }
         heard.filter(|stamp| stamp.process == self.process).map_or(0, |stamp| stamp.round)
     }
 
     /// The stamp of an answer that is about to be sent.
-    pub fn stamp(&self, now: Instant) -> Stamp {
+    pub fn stamp(&self, follower: NodeId, now: Instant) -> Stamp {
         let mut state = self.state.lock();
-        state.answered = Some(now);
+        let short = state.followers.get(&follower).is_some_and(|cycle| cycle.began_lately(now));
+        state.followers.insert(follower, Cycle { answered: now, short });
         Stamp { process: self.process, round: state.departed }
     }
 
     /// A question vouched for all rounds up to `round`, with this index.
     pub fn vouch(&self, round: u64, index: u64) {
         let mut state = self.state.lock();
-        if state.vouched.is_none_or(|(latest, _)| latest < round) {
-            state.vouched = Some((round, index));
+        if state.vouched.0 < round {
+            state.vouched = (round, index);
             drop(state);
             self.changed.notify_waiters();
         }
@@ -96,7 +107,8 @@ impl Vouches {
             return Some(PLANTED_PATIENCE);
         }
         let state = self.state.lock();
-        (state.soon && state.asked_soon(now)).then_some(MOST_PATIENCE)
+        let expected = |cycle: &Cycle| cycle.short && cycle.began_lately(now);
+        state.followers.values().any(expected).then_some(MOST_PATIENCE)
     }
 
     /// Waits until a word vouches for the round; gives its index.
@@ -104,9 +116,8 @@ impl Vouches {
         loop {
             // Made before the look: a notification between the two is not missed.
             let changed = self.changed.notified();
-            if let Some((latest, index)) = self.state.lock().vouched
-                && latest >= round
-            {
+            let (latest, index) = self.state.lock().vouched;
+            if latest >= round {
                 return index;
             }
             changed.await;
@@ -124,10 +135,8 @@ impl Vouches {
     }
 }
 
-impl State {
-    /// Whether `now` is soon after the last answer with a stamp.
-    fn asked_soon(&self, now: Instant) -> bool {
-        let answered = self.answered;
-        answered.is_some_and(|at| now.saturating_duration_since(at) < MOST_PATIENCE)
+impl Cycle {
+    fn began_lately(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.answered) < SHORT_CYCLE
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -13,6 +14,7 @@ use crate::planted::{self, Bug};
 use crate::replication::leader::forward::Stamp;
 use crate::replication::leader::vouches::Vouches;
 use crate::replication::{Cost, ReadAnswer};
+use crate::types::NodeId;
 
 async fn read(world: &Arc<World>, node: u16) -> Result<ReadAnswer, ReadError> {
     read_at(world, node, within(world, ms(1_000))).await
@@ -44,20 +46,16 @@ fn the_leader_s_reads_go_with_the_next_question_of_a_follower_that_keeps_asking(
         write(&world, 1, "a", "v").await;
         world.words.store(true, Ordering::Relaxed);
         *world.wire_delay.lock() = ms(0);
-        let asking = async {
-            for _ in 0..40 {
-                world.runtime.sleep(ms(1)).await;
+        // Without a pause or a delay: its questions follow upon its answers.
+        let ask = async |times: usize| {
+            for _ in 0..times {
                 assert_eq!(value(&read(&world, 2).await).as_deref(), Some("v"));
             }
         };
-        let reading = async {
-            // By then the follower has asked again soon after an answer.
-            world.runtime.sleep(ms(10)).await;
-            join_all((0..50).map(|_| read(&world, 1))).await
-        };
-        let ((), all) = tokio::join!(asking, reading);
+        ask(3).await;
+        let ((), all) = tokio::join!(ask(10), join_all((0..50).map(|_| read(&world, 1))));
         assert!(all.iter().all(|answer| value(answer).as_deref() == Some("v")));
-        assert_eq!((rounds(&world), by_word(&world)), (0, 40));
+        assert_eq!((rounds(&world), by_word(&world)), (0, 13));
         assert_eq!(cost(&all[0]), Cost { messages: 0, acks: 2 });
     });
 }
@@ -67,6 +65,7 @@ fn the_leader_asks_a_majority_where_nobody_asks_or_who_asked_stops() {
     in_a_world(63, async |world| {
         write(&world, 1, "a", "v").await;
         world.words.store(true, Ordering::Relaxed);
+        *world.wire_delay.lock() = ms(0);
         let alone = read(&world, 1).await;
         assert_eq!((rounds(&world), cost(&alone)), (1, Cost { messages: 4, acks: 2 }));
         for _ in 0..5 {
@@ -76,27 +75,30 @@ fn the_leader_asks_a_majority_where_nobody_asks_or_who_asked_stops() {
         let after = read(&world, 1).await;
         assert_eq!((rounds(&world), cost(&after)), (2, Cost { messages: 4, acks: 2 }));
         let took = world.runtime.now() - began;
-        assert!(took < ms(10), "it waited {took:?} for a question that does not come");
+        assert!(took >= ms(2) && took < ms(10), "{took:?} for a question that does not come");
     });
 }
 
 #[test]
-fn a_question_that_is_answered_late_or_twice_lets_nobody_through_who_came_after_it() {
-    for seed in 0..50 {
-        in_a_world(100 + seed, async |world| {
-            world.words.store(true, Ordering::Relaxed);
-            world.set_apply_lag(2, ms(0));
-            for round in 0..20 {
-                let text = round.to_string();
-                write(&world, 1, "a", &text).await;
-                let late = WireFate::BrokenButArrives(ms(seed % 5));
-                world.wire_fates.lock().push_back(late);
-                let (at_2, at_1) = tokio::join!(read(&world, 2), read(&world, 1));
-                assert_eq!(value(&at_2), Some(text.clone()));
-                assert_eq!(value(&at_1), Some(text));
-            }
-        });
-    }
+fn a_question_that_arrives_late_lets_nobody_through_who_came_after_it() {
+    in_a_world(68, async |world| {
+        write(&world, 1, "a", "v").await;
+        world.words.store(true, Ordering::Relaxed);
+        *world.wire_delay.lock() = ms(0);
+        for _ in 0..5 {
+            read(&world, 2).await.expect("is answered");
+        }
+        // It arrives after the leader's read, which came after it was sent.
+        world.wire_fates.lock().push_back(WireFate::BrokenButArrives(ms(1)));
+        let asking = read(&world, 2);
+        let reading = async {
+            tokio::task::yield_now().await;
+            read(&world, 1).await
+        };
+        let (_, at_leader) = tokio::join!(asking, reading);
+        assert_eq!(cost(&at_leader), Cost { messages: 4, acks: 2 }, "a majority was asked");
+        assert_eq!(rounds(&world), 1);
+    });
 }
 
 #[test]
@@ -117,10 +119,10 @@ fn a_node_that_leads_no_more_answers_nothing_on_a_word() {
 fn covers_later_reads() -> bool {
     let mut covers = false;
     in_a_world(65, async |world| {
-        let (vouches, now) = (Vouches::new(7), world.runtime.now());
-        let sent_with = vouches.stamp(now);
+        let vouches = Vouches::new(7);
+        let sent_with = vouches.stamp(NodeId(2), world.runtime.now());
         let round = vouches.depart();
-        covers = vouches.covered(Some(sent_with), now) >= round;
+        covers = vouches.covered(Some(sent_with)) >= round;
     });
     covers
 }
@@ -132,27 +134,29 @@ fn a_question_covers_the_rounds_that_had_left_by_the_answer_that_it_follows() {
     in_a_world(66, async |world| {
         let (vouches, now) = (Vouches::new(7), world.runtime.now());
         let first = vouches.depart();
-        let stamp = vouches.stamp(now);
+        let stamp = vouches.stamp(NodeId(2), now);
         let second = vouches.depart();
-        assert_eq!((vouches.covered(None, now), vouches.covered(Some(stamp), now)), (0, first));
+        assert_eq!((vouches.covered(None), vouches.covered(Some(stamp))), (0, first));
         let of_another_process = Stamp { process: 8, ..stamp };
-        assert_eq!(vouches.covered(Some(of_another_process), now), 0);
-        assert!(vouches.covered(Some(vouches.stamp(now)), now) >= second);
+        assert_eq!(vouches.covered(Some(of_another_process)), 0);
+        assert!(vouches.covered(Some(vouches.stamp(NodeId(2), now))) >= second);
     });
 }
 
 #[test]
-fn a_word_is_waited_for_only_where_the_last_one_came_soon_after_its_answer() {
+fn a_word_is_waited_for_only_where_one_follower_asked_soon_after_its_own_last_answer() {
     in_a_world(67, async |world| {
         let (vouches, start) = (Vouches::new(7), world.runtime.now());
+        let after = |us: u64| start + Duration::from_micros(us);
+        let answer = |node: u16, us: u64| vouches.stamp(NodeId(node), after(us));
         assert_eq!(vouches.patience(start), None);
-        let stamp = vouches.stamp(start);
-        assert_eq!(vouches.patience(start), None, "nobody has asked twice");
-        vouches.covered(Some(stamp), start + ms(1));
-        assert!(vouches.patience(start + ms(1)).is_some());
-        assert_eq!(vouches.patience(start + ms(3)), None, "the next one is late already");
-        vouches.covered(Some(stamp), start + ms(50));
-        vouches.stamp(start + ms(50));
-        assert_eq!(vouches.patience(start + ms(50)), None, "this one came late");
+        answer(2, 0);
+        answer(3, 500);
+        assert_eq!(vouches.patience(after(600)), None, "each has asked once");
+        answer(2, 900);
+        assert!(vouches.patience(after(1_000)).is_some());
+        assert_eq!(vouches.patience(after(2_000)), None, "the next one is late already");
+        answer(2, 50_000);
+        assert_eq!(vouches.patience(after(50_000)), None, "this one came late");
     });
 }
