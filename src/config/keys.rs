@@ -216,6 +216,12 @@ pub const KEYS: &[Key] = &[
         size
     ),
     key!(
+        "leader.read_patience_ms",
+        "milliseconds that a leader's reads wait for a follower's question to vouch for them; 0 never",
+        leader.read_patience = |t| millis(t, 0, 1_000),
+        ms
+    ),
+    key!(
         "leaderless.replicas",
         "N: replicas of each key",
         leaderless.replicas = |t| number(t, 1, 255),

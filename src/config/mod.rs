@@ -156,6 +156,9 @@ pub struct LeaderSettings {
     pub idempotency_expiry: Duration,
     /// How much of a snapshot is sent, and installed by who receives it, a second.
     pub snapshot_bytes_per_s: u64,
+    /// How long a leader's reads wait for a follower's question that vouches for them, where one is
+    /// expected, before a majority is asked.
+    pub read_patience: Duration,
 }
 
 /// Replication factor and quorums.
@@ -248,6 +251,8 @@ impl Settings {
                 idempotency_expiry: Duration::from_secs(15 * 60),
                 // A fraction of what a disk or a core does, so that requests hardly notice.
                 snapshot_bytes_per_s: 16 << 20,
+                // Several round trips of one machine room, and less than a disk's sync.
+                read_patience: Duration::from_millis(2),
             },
             leaderless: LeaderlessSettings {
                 replicas,

@@ -81,6 +81,7 @@ pub fn build(parts: ReplicatorParts) -> Result<Arc<dyn Replicator>, StartError> 
             transport,
             metrics,
             max_queue_wait: settings.limits.max_queue_wait,
+            read_patience: settings.leader.read_patience,
         }))),
         Mode::Leaderless => Ok(Arc::new(Leaderless::start(LeaderlessOptions {
             runtime,

@@ -124,6 +124,7 @@ impl Machine {
         settings.storage.log_segment_bytes = plan.segment_bytes;
         settings.storage.checkpoint_log_bytes = plan.checkpoint_bytes;
         settings.leader.keep_entries = plan.keep_entries;
+        settings.leader.read_patience = plan.read_patience;
         settings.leader.fixed_leader = plan.fixed_leader.map(NodeId);
         settings.leaderless.replicas = plan.replicas;
         settings.leaderless.read_quorum = plan.replicas / 2 + 1;

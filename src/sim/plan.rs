@@ -273,6 +273,9 @@ pub(super) struct Plan {
     pub segment_bytes: u64,
     pub checkpoint_bytes: u64,
     pub keep_entries: u64,
+    /// How long a leader's reads wait for a follower's question. Not drawn, so that what a seed drew before
+    /// it was there stays.
+    pub read_patience: Duration,
     pub max_stragglers: usize,
     pub max_requests: usize,
     /// The node that leads for ever, in some worlds of leader mode.
@@ -281,6 +284,10 @@ pub(super) struct Plan {
     /// How much faster or slower than time each node's monotonic clock runs, in parts per million;
     /// none in most worlds. Nodes that join run at time's own rate.
     pub timer_rates_ppm: Vec<i64>,
+}
+
+fn read_patience(seed: u64) -> Duration {
+    Duration::from_millis([2, 50, 300][(seed % 3) as usize])
 }
 
 impl Plan {
@@ -315,8 +322,7 @@ impl Plan {
         let keep_entries = [10, 50, 1_000][between(0..3) as usize];
         let max_stragglers = [2, 1_000][between(0..2) as usize];
         let max_requests = if between(0..8) == 0 { 3 } else { 4_096 };
-        let fair = between(0..FAIR_ONE_IN) == 0;
-        let gentle = between(0..GENTLE_ONE_IN) == 0;
+        let (fair, gentle) = (between(0..FAIR_ONE_IN) == 0, between(0..GENTLE_ONE_IN) == 0);
         let percent = if gentle { GENTLE_KIND_PERCENT } else { KIND_PERCENT };
         let mut faults: Vec<Fault> = Fault::ALL
             .into_iter()
@@ -352,6 +358,7 @@ impl Plan {
             segment_bytes,
             checkpoint_bytes,
             keep_entries,
+            read_patience: read_patience(seed),
             max_stragglers,
             max_requests,
             fixed_leader,

@@ -130,6 +130,7 @@ impl World {
                 fixed_leader: self.fixed_leader,
                 idempotency_expiry: Duration::from_secs(900),
                 snapshot_bytes_per_s: self.snapshot_bytes_per_s,
+                read_patience: Duration::ZERO,
             },
             node: NodeId(id),
             incarnation: Incarnation(u64::from(id)),

@@ -92,6 +92,8 @@ pub struct LeaderOptions<G = Consensus> {
     pub metrics: Metrics,
     /// While the oldest write has waited its turn for longer than this, more are refused.
     pub max_queue_wait: Duration,
+    /// How long this node's reads, while it leads, wait for a follower's question to vouch for them.
+    pub read_patience: Duration,
 }
 
 /// A read that may look at the table.
@@ -120,7 +122,7 @@ impl<G: Group> Leader<G> {
     /// Starts the node's part; the group must run.
     pub fn start(options: LeaderOptions<G>) -> Leader<G> {
         let caught_up_index = options.group.status().last_log_index;
-        let vouches = Vouches::new(options.runtime.random_u64());
+        let vouches = Vouches::new(options.runtime.random_u64(), options.read_patience);
         let context = Arc::new(Context {
             runtime: options.runtime,
             node: options.node,

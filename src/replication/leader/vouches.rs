@@ -26,19 +26,11 @@ use crate::planted::{self, Bug};
 use crate::runtime::Instant;
 use crate::types::NodeId;
 
-/// A follower whose last cycle took less than this is expected to ask again as soon.
-const SHORT_CYCLE: Duration = Duration::from_millis(1);
-
-/// How long a round waits for a word where one is expected, before it asks a majority: a round that left
-/// between two answers needs two cycles.
-const MOST_PATIENCE: Duration = Duration::from_millis(2);
-
-/// The same where it is a mistake: else only a race of two milliseconds shows it.
-const PLANTED_PATIENCE: Duration = Duration::from_millis(200);
-
 /// See the module. One on each node.
 pub struct Vouches {
     process: u64,
+    /// How long a round waits for a word where one is expected, before it asks a majority.
+    patience: Duration,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -63,9 +55,10 @@ struct Cycle {
 }
 
 impl Vouches {
-    /// `process`: a random number of this process.
-    pub fn new(process: u64) -> Vouches {
-        Vouches { process, state: Mutex::default(), changed: Notify::new() }
+    /// `process`: a random number of this process. `patience`: how long a round waits for a word where
+    /// one is expected, before it asks a majority.
+    pub fn new(process: u64, patience: Duration) -> Vouches {
+        Vouches { process, patience, state: Mutex::default(), changed: Notify::new() }
     }
 
     /// The number of a round whose reads have all arrived.
@@ -86,7 +79,7 @@ impl Vouches {
     /// The stamp of an answer that is about to be sent.
     pub fn stamp(&self, follower: NodeId, now: Instant) -> Stamp {
         let mut state = self.state.lock();
-        let short = state.followers.get(&follower).is_some_and(|cycle| cycle.began_lately(now));
+        let short = state.followers.get(&follower).is_some_and(|cycle| self.is_soon(cycle, now));
         state.followers.insert(follower, Cycle { answered: now, short });
         Stamp { process: self.process, round: state.departed }
     }
@@ -103,12 +96,9 @@ impl Vouches {
 
     /// How long a round that leaves now is to wait for a word; `None` where none is expected.
     pub fn patience(&self, now: Instant) -> Option<Duration> {
-        if planted::is(Bug::WordForLaterReads) {
-            return Some(PLANTED_PATIENCE);
-        }
         let state = self.state.lock();
-        let expected = |cycle: &Cycle| cycle.short && cycle.began_lately(now);
-        state.followers.values().any(expected).then_some(MOST_PATIENCE)
+        let expected = |cycle: &Cycle| cycle.short && self.is_soon(cycle, now);
+        state.followers.values().any(expected).then_some(self.patience)
     }
 
     /// Waits until a word vouches for the round; gives its index.
@@ -124,6 +114,12 @@ impl Vouches {
         }
     }
 
+    /// Whether `now` is so soon after a cycle began that two of such cycles fit into the patience: a round
+    /// that leaves between two answers needs two.
+    fn is_soon(&self, cycle: &Cycle, now: Instant) -> bool {
+        now.saturating_duration_since(cycle.answered) < self.patience / 2
+    }
+
     /// Keeps the stamp that an answer gave this node.
     pub fn hear(&self, stamp: Stamp) {
         self.state.lock().heard = Some(stamp);
@@ -132,11 +128,5 @@ impl Vouches {
     /// The last stamp that this node was given.
     pub fn heard(&self) -> Option<Stamp> {
         self.state.lock().heard
-    }
-}
-
-impl Cycle {
-    fn began_lately(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.answered) < SHORT_CYCLE
     }
 }

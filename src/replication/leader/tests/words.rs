@@ -119,7 +119,7 @@ fn a_node_that_leads_no_more_answers_nothing_on_a_word() {
 fn covers_later_reads() -> bool {
     let mut covers = false;
     in_a_world(65, async |world| {
-        let vouches = Vouches::new(7);
+        let vouches = Vouches::new(7, ms(2));
         let sent_with = vouches.stamp(NodeId(2), world.runtime.now());
         let round = vouches.depart();
         covers = vouches.covered(Some(sent_with)) >= round;
@@ -132,7 +132,7 @@ fn a_question_covers_the_rounds_that_had_left_by_the_answer_that_it_follows() {
     assert!(!covers_later_reads());
     assert!(planted::with(Bug::WordForLaterReads, covers_later_reads), "it was not planted");
     in_a_world(66, async |world| {
-        let (vouches, now) = (Vouches::new(7), world.runtime.now());
+        let (vouches, now) = (Vouches::new(7, ms(2)), world.runtime.now());
         let first = vouches.depart();
         let stamp = vouches.stamp(NodeId(2), now);
         let second = vouches.depart();
@@ -146,7 +146,7 @@ fn a_question_covers_the_rounds_that_had_left_by_the_answer_that_it_follows() {
 #[test]
 fn a_word_is_waited_for_only_where_one_follower_asked_soon_after_its_own_last_answer() {
     in_a_world(67, async |world| {
-        let (vouches, start) = (Vouches::new(7), world.runtime.now());
+        let (vouches, start) = (Vouches::new(7, ms(2)), world.runtime.now());
         let after = |us: u64| start + Duration::from_micros(us);
         let answer = |node: u16, us: u64| vouches.stamp(NodeId(node), after(us));
         assert_eq!(vouches.patience(start), None);

@@ -125,6 +125,7 @@ impl World {
             transport: Arc::new(Wires { from: node, world: Arc::downgrade(self) }),
             metrics: Metrics::new(),
             max_queue_wait: Duration::from_secs(1),
+            read_patience: Duration::from_millis(2),
         }
     }
 
