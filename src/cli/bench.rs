@@ -122,8 +122,8 @@ pub(super) struct BenchArgs {
     /// without it, meanwhile and after
     #[arg(long, help_heading = "Events, instead of plain rows")]
     snapshot: bool,
-    /// Kill a replica, write so many keys, such as 100k, and start it again: the time until its copy equals
-    /// the others', latencies before, without it, meanwhile and after
+    /// Kill a replica, write so many keys, such as 100k, and start it again: the time until its copy of them
+    /// equals the others', latencies before, without it, meanwhile and after
     #[arg(long, value_name = "COUNT", help_heading = "Events, instead of plain rows")]
     away: Option<String>,
 

@@ -218,7 +218,7 @@ pub const KEYS: &[Key] = &[
     key!(
         "leader.read_patience_ms",
         "milliseconds that a leader's reads wait for a follower's question to vouch for them; 0 never",
-        leader.read_patience = |t| millis(t, 0, 1_000),
+        leader.read_patience = |t| millis(t, 0, 200),
         ms
     ),
     key!(

@@ -68,12 +68,50 @@ struct Away {
 }
 
 /// How far a node's list is known to equal the others'.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Walk {
     /// So many keys do.
     equal: usize,
     /// Where the list goes on behind them.
     cursor: Option<String>,
+}
+
+/// What follows from a page.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// The list goes on there.
+    On(String),
+    /// It is equal to its end.
+    Equal,
+    /// It is not yet.
+    NotYet,
+}
+
+impl Walk {
+    /// Takes the page behind the walk, or behind empty pages there.
+    fn take(&mut self, expected: &[Item], page: Page) -> Step {
+        let rest = expected.get(self.equal..).unwrap_or_default();
+        if !rest.starts_with(&page.items) {
+            // Where a key is missing before the page's, it may lie before the cursor of the walk.
+            let first = |items: &[Item]| items.first().map(|item| item.key.clone());
+            if first(rest) != first(&page.items) {
+                *self = Walk::default();
+            }
+            return Step::NotYet;
+        }
+        match page.next_cursor {
+            None if rest.len() == page.items.len() => Step::Equal,
+            None => Step::NotYet,
+            Some(next) => {
+                // What an empty page passes over may come yet: it is walked again.
+                if !page.items.is_empty() {
+                    self.equal += page.items.len();
+                    self.cursor = Some(next.clone());
+                }
+                Step::On(next)
+            }
+        }
+    }
 }
 
 impl Absence for Away {
@@ -106,43 +144,37 @@ impl Absence for Away {
     ) -> anyhow::Result<()> {
         let (stage, (node, address)) = (course.stage, course.stage.nodes[course.victim]);
         let mut connection = Connection::new(stage.runtime.clone(), address, TIMEOUT);
-        let mut walk = Walk::default();
+        let (mut walk, mut trouble) = (Walk::default(), None);
         while stage.runtime.now() < began + EQUAL_WITHIN {
-            if self.is_equal(&mut connection, &mut walk).await? {
-                return Ok(());
+            match self.is_equal(&mut connection, &mut walk).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => trouble = None,
+                // It cannot be asked before it listens, and may not be ready at once.
+                Err(why) => trouble = Some(why),
             }
             ensure!(cluster.is_running(course.victim)?, "node {node} ended instead of coming back");
             stage.runtime.sleep(LOOK_EVERY).await;
         }
         let (equal, all, seconds) = (walk.equal, self.writes, EQUAL_WITHIN.as_secs());
-        bail!("node {node} has {equal} of {all} keys as the others have them after {seconds} s")
+        let trouble = trouble.map(|why| format!(": {why}")).unwrap_or_default();
+        bail!(
+            "node {node} has {equal} of {all} keys as the others have, after {seconds} s{trouble}"
+        )
     }
 }
 
 impl Away {
     /// Walks on as far as the node has what the others have; whether that is everything.
-    async fn is_equal(&self, connection: &mut Connection, walk: &mut Walk) -> anyhow::Result<bool> {
+    async fn is_equal(&self, connection: &mut Connection, walk: &mut Walk) -> Result<bool, String> {
         let mut cursor = walk.cursor.clone();
-        while walk.equal < self.versions.len() {
-            // It cannot be asked before it listens, and may not be ready at once.
-            let Ok(page) = page(connection, "&consistency=local", cursor.as_deref()).await else {
-                return Ok(false);
-            };
-            let expected = &self.versions[walk.equal..];
-            if !expected.starts_with(&page.items) {
-                return Ok(false);
-            }
-            // What an empty page passes over may come yet: it is walked again.
-            if !page.items.is_empty() {
-                walk.equal += page.items.len();
-                walk.cursor.clone_from(&page.next_cursor);
-            }
-            match page.next_cursor {
-                Some(next) => cursor = Some(next),
-                None => return Ok(walk.equal == self.versions.len()),
+        loop {
+            let page = page(connection, "&consistency=local", cursor.as_deref()).await?;
+            match walk.take(&self.versions, page) {
+                Step::On(next) => cursor = Some(next),
+                Step::Equal => return Ok(true),
+                Step::NotYet => return Ok(false),
             }
         }
-        Ok(true)
     }
 }
 
@@ -161,5 +193,47 @@ async fn page(
             serde_json::from_slice(answer.body).context("not a list").map_err(|e| format!("{e:#}"))
         }
         status => Err(format!("{address} answered a list with {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(of: &[(u32, &str)]) -> Vec<Item> {
+        let item =
+            |(key, etag): &(u32, &str)| Item { key: key.to_string(), etag: (*etag).to_owned() };
+        of.iter().map(item).collect()
+    }
+
+    fn page(of: &[(u32, &str)], next: Option<&str>) -> Page {
+        Page { items: items(of), next_cursor: next.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_list_is_equal_once_every_version_is_the_others() {
+        let expected = items(&[(1, "a"), (2, "b"), (3, "c")]);
+        let mut walk = Walk::default();
+        let on = |next: &str| Step::On(next.to_owned());
+        assert_eq!(walk.take(&expected, page(&[(1, "old"), (2, "b")], Some("2"))), Step::NotYet);
+        assert_eq!(walk, Walk::default(), "an older version");
+        assert_eq!(walk.take(&expected, page(&[(1, "a"), (2, "b")], Some("2"))), on("2"));
+        assert_eq!(walk.take(&expected, page(&[], Some("x"))), on("x"));
+        assert_eq!(walk.cursor.as_deref(), Some("2"), "an empty page is walked again");
+        assert_eq!(walk.take(&expected, page(&[(3, "old")], None)), Step::NotYet);
+        assert_eq!(walk.equal, 2);
+        assert_eq!(walk.take(&expected, page(&[(3, "c")], None)), Step::Equal);
+    }
+
+    #[test]
+    fn a_missing_key_is_waited_for_wherever_it_is() {
+        let expected = items(&[(1, "a"), (2, "b"), (3, "c")]);
+        let mut walk = Walk::default();
+        assert_eq!(walk.take(&expected, page(&[(1, "a"), (2, "b")], None)), Step::NotYet);
+        assert_eq!(walk, Walk::default(), "the last is missing");
+        assert_eq!(walk.take(&expected, page(&[(1, "a")], Some("2"))), Step::On("2".to_owned()));
+        assert_eq!(walk.take(&expected, page(&[(3, "c")], None)), Step::NotYet);
+        assert_eq!(walk, Walk::default(), "the second is, before the cursor");
+        assert_eq!(walk.take(&expected, page(&[], None)), Step::NotYet);
     }
 }

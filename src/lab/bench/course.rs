@@ -18,7 +18,7 @@ use crate::lab::cluster::Cluster;
 use crate::runtime::Instant;
 use crate::types::Mode;
 
-/// How often it is looked whether the node has it all: what the time until then is exact to.
+/// How often it is looked whether the node has it all.
 pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What a node misses while it is away.

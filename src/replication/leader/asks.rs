@@ -4,8 +4,8 @@
 //! the follower and this node are a majority, the answer needs no other node, and no heartbeat. Where
 //! that will not do, the question joins the next round of the gate, which asks a majority.
 //!
-//! **Bounds.** As many questions are looked at as openraft takes calls; beyond that they go unanswered,
-//! and are asked again.
+//! **Bounds.** As many questions are looked at as openraft takes calls; beyond that they are given up,
+//! and asked again.
 
 use std::sync::Arc;
 

@@ -205,8 +205,11 @@ impl<G: Group> ReadGate<G> {
     /// most: who arrives after that waits for the next as ever.
     pub fn send_off(&self) {
         let mut sent_off = self.sent_off.lock();
-        if sent_off.is_none() {
-            *sent_off = self.depart();
+        if sent_off.is_some() {
+            return;
+        }
+        *sent_off = self.depart();
+        if sent_off.is_some() {
             drop(sent_off);
             self.wake.notify_one();
         }
@@ -341,25 +344,20 @@ async fn confirm_here<G: Group>(
     departed: &mut Departed,
     deadline: Instant,
 ) -> Result<(u64, By), String> {
-    let remote = &mut departed.remote;
     if vouching == Vouching::ByLease
         && let Some(index) = context.group.lease_index().await
     {
-        remote.drain(..).for_each(|reply| answer(reply, &ReadIndexAnswer::ByLease(index)));
+        departed.remote.drain(..).for_each(|reply| answer(reply, &ReadIndexAnswer::ByLease(index)));
         return Ok((index, By::Lease));
     }
-    let now = context.runtime.now();
     // Other nodes' questions wait for a majority: their word did not do, or they asked for a lease.
-    if remote.is_empty()
-        && let Some(patience) = context.vouches.patience(now)
+    if departed.remote.is_empty()
+        && let Some(index) = on_a_word(context, departed.number, deadline).await
     {
-        let vouched = context.vouches.vouched(departed.number);
-        let deadline = deadline.min(now + patience);
-        if let Some(index) = context.runtime.deadline(deadline, vouched).await {
-            context.metrics.read_rounds_by_word.inc();
-            return Ok((index, By::Word));
-        }
+        context.metrics.read_rounds_by_word.inc();
+        return Ok((index, By::Word));
     }
+    let remote = &mut departed.remote;
     context.metrics.read_index_rounds.inc();
     let index = context.runtime.deadline(deadline, context.group.read_index(deadline)).await;
     match index {
@@ -375,6 +373,18 @@ async fn confirm_here<G: Group>(
         }
         None => Err("no majority confirmed in time that this node leads".to_owned()),
     }
+}
+
+/// The index for a round that a follower's word vouches for already, or does soon: half of the time until
+/// the deadline is left for a majority.
+async fn on_a_word<G: Group>(context: &Context<G>, round: u64, deadline: Instant) -> Option<u64> {
+    let vouches = &context.vouches;
+    if let Some(index) = vouches.index_of(round) {
+        return Some(index);
+    }
+    let now = context.runtime.now();
+    let patience = vouches.patience(now)?.min(deadline.saturating_duration_since(now) / 2);
+    context.runtime.deadline(now + patience, vouches.vouched(round)).await
 }
 
 /// The index that the leader gives, and what vouches for it.

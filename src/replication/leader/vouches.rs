@@ -9,8 +9,9 @@
 //! each answer carries a [`Stamp`], the number of the last round of the leader's own reads that had left
 //! its gate by then, and the follower's next question says which stamp it has seen. That question was
 //! sent after the answer was, and vouches for all rounds up to the stamp's. Who waits at the gate when
-//! an answer is made leaves with it, and so waits for one cycle: from an answer until its follower's
-//! next question.
+//! an answer is made leaves with it, unless a round that left so is still there: one is being confirmed
+//! at a time, and one stands behind it. So a read waits for a cycle, from an answer until its follower's
+//! next question, and at worst for the two rounds before it.
 //!
 //! **Guarantees.** A round is let through with the index of a question that was sent after the round
 //! left.
@@ -106,12 +107,17 @@ impl Vouches {
         loop {
             // Made before the look: a notification between the two is not missed.
             let changed = self.changed.notified();
-            let (latest, index) = self.state.lock().vouched;
-            if latest >= round {
+            if let Some(index) = self.index_of(round) {
                 return index;
             }
             changed.await;
         }
+    }
+
+    /// The index for a round that a word vouches for already.
+    pub fn index_of(&self, round: u64) -> Option<u64> {
+        let (latest, index) = self.state.lock().vouched;
+        (latest >= round).then_some(index)
     }
 
     /// Whether `now` is so soon after a cycle began that two of such cycles fit into the patience: a round

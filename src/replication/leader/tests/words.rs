@@ -9,11 +9,11 @@ use futures_util::future::join_all;
 use super::reads::{asked, read_at, rounds, value, write};
 use super::wires::WireFate;
 use super::world::{World, in_a_world, ms, within};
-use crate::error::ReadError;
+use crate::error::{ReadError, Refusal};
 use crate::planted::{self, Bug};
 use crate::replication::leader::forward::Stamp;
 use crate::replication::leader::vouches::Vouches;
-use crate::replication::{Cost, ReadAnswer};
+use crate::replication::{Cost, ReadAnswer, Replicator};
 use crate::types::NodeId;
 
 async fn read(world: &Arc<World>, node: u16) -> Result<ReadAnswer, ReadError> {
@@ -57,6 +57,63 @@ fn the_leader_s_reads_go_with_the_next_question_of_a_follower_that_keeps_asking(
         assert!(all.iter().all(|answer| value(answer).as_deref() == Some("v")));
         assert_eq!((rounds(&world), by_word(&world)), (0, 13));
         assert_eq!(cost(&all[0]), Cost { messages: 0, acks: 2 });
+    });
+}
+
+/// Reads at the leader, one that waits to be confirmed and one behind it at the gate, and questions of
+/// a follower that asks so many times more.
+async fn two_behind_one_another(
+    world: &Arc<World>,
+    questions: usize,
+    then: impl Future<Output = ()>,
+) -> [Result<ReadAnswer, ReadError>; 2] {
+    write(world, 1, "a", "v").await;
+    world.words.store(true, Ordering::Relaxed);
+    *world.wire_delay.lock() = ms(0);
+    let ask = async |times: usize| {
+        for _ in 0..times {
+            read(world, 2).await.expect("is answered");
+        }
+    };
+    let let_others_run = async || {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    ask(3).await;
+    let behind = async {
+        let_others_run().await;
+        read(world, 1).await
+    };
+    let asking = async {
+        let_others_run().await;
+        let_others_run().await;
+        ask(questions).await;
+        then.await;
+    };
+    let (first, behind, ()) = tokio::join!(read(world, 1), behind, asking);
+    [first, behind]
+}
+
+#[test]
+fn who_waits_behind_a_round_leaves_with_the_next_answer_s_stamp() {
+    in_a_world(69, async |world| {
+        // The first question sends the second read off, the second vouches for both.
+        let reads = two_behind_one_another(&world, 2, std::future::ready(())).await;
+        assert!(reads.iter().all(|read| value(read).as_deref() == Some("v")));
+        assert_eq!((rounds(&world), by_word(&world)), (0, 5));
+    });
+}
+
+#[test]
+fn a_round_that_was_sent_off_is_turned_away_when_the_node_stops() {
+    in_a_world(70, async |world| {
+        let part = world.node(1);
+        let reads = two_behind_one_another(&world, 1, part.shutdown()).await;
+        for read in reads {
+            let not_ready = matches!(read, Err(ReadError::Refused(Refusal::NotReady { .. })));
+            assert!(not_ready, "{read:?}");
+        }
     });
 }
 
@@ -158,5 +215,9 @@ fn a_word_is_waited_for_only_where_one_follower_asked_soon_after_its_own_last_an
         assert_eq!(vouches.patience(after(2_000)), None, "the next one is late already");
         answer(2, 50_000);
         assert_eq!(vouches.patience(after(50_000)), None, "this one came late");
+        let impatient = Vouches::new(7, ms(0));
+        impatient.stamp(NodeId(2), start);
+        impatient.stamp(NodeId(2), start);
+        assert_eq!(impatient.patience(start), None);
     });
 }
