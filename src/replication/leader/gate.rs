@@ -384,7 +384,9 @@ async fn on_a_word<G: Group>(context: &Context<G>, round: u64, deadline: Instant
     }
     let now = context.runtime.now();
     let patience = vouches.patience(now)?.min(deadline.saturating_duration_since(now) / 2);
-    context.runtime.deadline(now + patience, vouches.vouched(round)).await
+    let index = context.runtime.deadline(now + patience, vouches.vouched(round)).await;
+    vouches.waited(index.is_some(), context.runtime.now());
+    index
 }
 
 /// The index that the leader gives, and what vouches for it.

@@ -27,6 +27,12 @@ use crate::planted::{self, Bug};
 use crate::runtime::Instant;
 use crate::types::NodeId;
 
+/// For how long no word is waited for after one that did not come; twice as long after each that did not
+/// come either, so many times. A client that asks one node after the other, and waits for each answer,
+/// makes followers look as if they asked again soon, and they ask only once the leader has answered.
+const BACK_OFF: Duration = Duration::from_millis(100);
+const MOST_DOUBLINGS: u32 = 4;
+
 /// See the module. One on each node.
 pub struct Vouches {
     process: u64,
@@ -43,6 +49,10 @@ struct State {
     /// The last round that words vouched for, and the index for it and those before it.
     vouched: (u64, u64),
     followers: BTreeMap<NodeId, Cycle>,
+    /// How many words were waited for in vain, one after the other.
+    in_vain: u32,
+    /// When a word may be waited for again.
+    patient_from: Option<Instant>,
     /// The last stamp that another node gave this one.
     heard: Option<Stamp>,
 }
@@ -98,8 +108,22 @@ impl Vouches {
     /// How long a round that leaves now is to wait for a word; `None` where none is expected.
     pub fn patience(&self, now: Instant) -> Option<Duration> {
         let state = self.state.lock();
+        if state.patient_from.is_some_and(|from| now < from) {
+            return None;
+        }
         let expected = |cycle: &Cycle| cycle.short && self.is_soon(cycle, now);
         state.followers.values().any(expected).then_some(self.patience)
+    }
+
+    /// Whether the word that was waited for came.
+    pub fn waited(&self, it_came: bool, now: Instant) {
+        let mut state = self.state.lock();
+        if it_came {
+            (state.in_vain, state.patient_from) = (0, None);
+        } else {
+            state.patient_from = Some(now + BACK_OFF * (1 << state.in_vain.min(MOST_DOUBLINGS)));
+            state.in_vain = state.in_vain.saturating_add(1);
+        }
     }
 
     /// Waits until a word vouches for the round; gives its index.

@@ -221,3 +221,42 @@ fn a_word_is_waited_for_only_where_one_follower_asked_soon_after_its_own_last_an
         assert_eq!(impatient.patience(start), None);
     });
 }
+
+#[test]
+fn a_client_that_asks_one_node_after_the_other_waits_for_a_word_once_in_a_while() {
+    in_a_world(71, async |world| {
+        write(&world, 1, "a", "v").await;
+        world.words.store(true, Ordering::Relaxed);
+        *world.wire_delay.lock() = ms(0);
+        *world.read_index_delay.lock() = ms(0);
+        let began = world.runtime.now();
+        for _ in 0..100 {
+            for node in [2, 3, 1] {
+                read(&world, node).await.expect("is answered");
+            }
+        }
+        let took = world.runtime.now() - began;
+        assert!(took >= ms(2), "a word was never waited for");
+        assert!(took <= ms(6), "{took:?} of waiting for words that could not come");
+    });
+}
+
+#[test]
+fn words_that_do_not_come_are_waited_for_less_and_less() {
+    in_a_world(72, async |world| {
+        let (vouches, start) = (Vouches::new(7, ms(2)), world.runtime.now());
+        let patient = |at: u64| {
+            vouches.stamp(NodeId(2), start + ms(at));
+            vouches.stamp(NodeId(2), start + ms(at));
+            vouches.patience(start + ms(at)).is_some()
+        };
+        assert!(patient(0));
+        vouches.waited(false, start);
+        assert!(!patient(99) && patient(100));
+        vouches.waited(false, start + ms(100));
+        assert!(!patient(299) && patient(300));
+        vouches.waited(true, start + ms(300));
+        vouches.waited(false, start + ms(300));
+        assert!(!patient(399) && patient(400), "one that came ends the doubling");
+    });
+}
