@@ -212,7 +212,10 @@ async fn carry_out(shared: &Shared, asks: Vec<Ask>, newcomer: Option<NodeId>) ->
 async fn give_up(shared: &Shared, newcomer: NodeId) {
     shared.say(format_args!("node {newcomer} lost its disk, and is given up"));
     shared.changes().leaving.insert(newcomer);
-    if carry_out(shared, vec![Ask::remove(newcomer)], None).await {
+    let removed = carry_out(shared, vec![Ask::remove(newcomer)], None).await;
+    // Where nobody has heard of it, it runs on: it is let in, so that it is told to go.
+    let told = vec![Ask::add(newcomer), Ask::remove(newcomer)];
+    if removed || carry_out(shared, told, None).await {
         shared.changes().removed.insert(newcomer);
         shared.happened("members: a newcomer without its disk given up");
     }
