@@ -1,5 +1,6 @@
 //! How the other nodes stand, as the leader has heard from them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::RaftMetrics;
@@ -42,10 +43,7 @@ impl Standing {
     /// is committed without those that are to be sent a snapshot.
     pub(super) fn has_majority_at_hand(&self) -> bool {
         let sets = self.metrics.membership_config.membership().get_joint_config();
-        sets.iter().all(|voters| {
-            let at_hand = voters.iter().filter(|id| self.follows(**id)).count();
-            at_hand > voters.len() / 2
-        })
+        majority_of_each(sets, |id| self.follows(id))
     }
 
     /// Whether a node is there and has what the leader's log no longer holds.
@@ -68,4 +66,12 @@ impl Standing {
             lag => Err(format!("it lacks {lag} entries of the log, at most {MAX_LAG_ENTRIES}")),
         }
     }
+}
+
+/// Whether of each set of voters a majority is as asked.
+pub(super) fn majority_of_each(sets: &[BTreeSet<NodeId>], is_so: impl Fn(NodeId) -> bool) -> bool {
+    sets.iter().all(|voters| {
+        let so = voters.iter().filter(|id| is_so(**id)).count();
+        so > voters.len() / 2
+    })
 }

@@ -19,13 +19,12 @@
 //! first leader elected after it has its committed entry in the log, so that the voters it counts are
 //! those, or those one step before or after; a majority of either meets these two.
 //!
-//! **Guarantees.** A table that has applied the index that [`Consensus::vouched`] gives shows every write that any node
-//! acknowledged, and everything that any linearizable read had shown, before the question was sent.
+//! **Guarantees.** A table that has applied the index that [`Consensus::vouched`] gives shows every
+//! write that any node acknowledged, and everything that any linearizable read had shown, before the
+//! question was sent.
 //!
 //! **Rests on** votes being stored before they are answered (`log_store`), on a leader that was started
 //! again never leading in its old term (`settings`), and on no clock.
-
-use std::collections::BTreeSet;
 
 use futures_util::FutureExt;
 use openraft::RaftState;
@@ -34,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Consensus;
 use super::raft_types::{LogId, TypeConfig, Vote};
+use super::standing::majority_of_each;
 use crate::planted::{self, Bug};
 use crate::types::NodeId;
 
@@ -86,13 +86,8 @@ fn vouched_index(
     let loyal = allegiance == Allegiance::of(state.vote_ref()) || planted::is(Bug::WordOfAnyTerm);
     let membership = state.membership_state.effective().membership();
     let sets = membership.get_joint_config();
-    (loyal && are_majority([node, follower], sets)).then_some(index)
-}
-
-/// Whether two nodes are a majority of each set of voters.
-fn are_majority(nodes: [NodeId; 2], sets: &[BTreeSet<NodeId>]) -> bool {
-    let nodes = BTreeSet::from(nodes);
-    sets.iter().all(|voters| voters.intersection(&nodes).count() > voters.len() / 2)
+    let both = [node, follower];
+    (loyal && majority_of_each(sets, |voter| both.contains(&voter))).then_some(index)
 }
 
 /// The committed index of a node that leads, once it has committed an entry of its own term: only then
@@ -106,6 +101,8 @@ fn committed_as_leader(node: NodeId, vote: &Vote, committed: Option<&LogId>) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -113,7 +110,7 @@ mod tests {
         let set = |ids: &[u16]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
         let are = |one, other, sets: &[&[u16]]| {
             let sets: Vec<_> = sets.iter().map(|ids| set(ids)).collect();
-            are_majority([NodeId(one), NodeId(other)], &sets)
+            majority_of_each(&sets, |voter| [NodeId(one), NodeId(other)].contains(&voter))
         };
         assert!(are(1, 2, &[&[1]]) && are(1, 2, &[&[1, 2]]) && are(1, 2, &[&[1, 2, 3]]));
         assert!(!are(1, 2, &[&[1, 2, 3, 4]]), "two of four");

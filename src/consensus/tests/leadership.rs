@@ -25,11 +25,6 @@ fn term(consensus: &Consensus) -> u64 {
     consensus.status().term
 }
 
-fn others(leader: NodeId) -> [NodeId; 2] {
-    let next = other_than(leader);
-    [next, other_than(next)]
-}
-
 #[test]
 fn leadership_goes_to_the_node_that_is_named_within_the_leaders_lease() {
     for seed in 0..4 {

@@ -13,11 +13,6 @@ async fn holds(world: &World, id: NodeId) -> bool {
     world.run(id).consensus.lease_index().await.is_some()
 }
 
-fn others(leader: NodeId) -> [NodeId; 2] {
-    let next = other_than(leader);
-    [next, other_than(next)]
-}
-
 /// Lets a node's clock run as far from the other kind's as leases bear: the leader's slow, the others
 /// fast.
 fn drift(world: &World, id: NodeId, leader: NodeId) {

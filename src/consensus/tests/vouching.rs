@@ -22,11 +22,6 @@ async fn vouched(world: &World, by: NodeId, word: (NodeId, Allegiance)) -> Optio
     taken.await.expect("is answered")
 }
 
-fn others(leader: NodeId) -> [NodeId; 2] {
-    let next = other_than(leader);
-    [next, other_than(next)]
-}
-
 #[test]
 fn the_index_on_a_word_covers_what_any_node_has_shown() {
     in_a_world(|| async {

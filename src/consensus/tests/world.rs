@@ -233,3 +233,8 @@ impl World {
 pub(super) fn other_than(leader: NodeId) -> NodeId {
     NodeId(leader.0 % 3 + 1)
 }
+
+pub(super) fn others(leader: NodeId) -> [NodeId; 2] {
+    let next = other_than(leader);
+    [next, other_than(next)]
+}
