@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Level, Mode, NodeId, Outcome, Version};
+use crate::types::{LayoutRefusal, Level, Mode, NodeId, Outcome, Version};
 
 /// Why a node cannot serve an operation at all, whichever it is. Nothing has happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -164,6 +164,11 @@ pub enum MemberError {
     HandedOver { to: NodeId },
     #[error("it is unknown whether the members were changed: {reason}; ask who they are")]
     Unknown { reason: String },
+    #[error(
+        "node {node} holds partitions, or is to: give them to other nodes first, with a layout \
+         without it (quorate cluster layout apply --remove {node}), and wait until that is done"
+    )]
+    HoldsPartitions { node: NodeId },
 }
 
 /// Why a call to change the members was not done.
@@ -173,6 +178,27 @@ pub enum MembershipError {
     Refused(#[from] Refusal),
     #[error(transparent)]
     Change(#[from] MemberError),
+}
+
+/// Why the layout was not changed. Every error but `Unknown` changed nothing. It travels between nodes,
+/// so its order is on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum LayoutError {
+    #[error(transparent)]
+    Refused(#[from] LayoutRefusal),
+    #[error("nobody could be asked to change the layout: {reason}")]
+    NoLeader { reason: String },
+    #[error("it is unknown whether the layout was changed: {reason}; look at it")]
+    Unknown { reason: String },
+}
+
+/// Why a call to change the layout was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutCallError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Change(#[from] LayoutError),
 }
 
 /// Why a node does not start; one clear line that says what to do.

@@ -356,7 +356,9 @@ fn open_identity(
     disk: Arc<dyn Disk>,
 ) -> Result<(Arc<Identity>, u64), StartError> {
     let layout = PinnedLayout::new(settings.peers.keys().copied(), settings.leaderless.replicas);
-    let digest = layout.digest();
+    // One that joins is told, and works nothing out by itself.
+    let founds = settings.joins.is_none();
+    let digest = if founds { layout.digest() } else { 0 };
     let identity = Identity::open(
         disk,
         runtime,
@@ -364,7 +366,7 @@ fn open_identity(
         settings.mode,
         settings.engine.as_str(),
         // In leader mode every node has every key.
-        (settings.mode == Mode::Leaderless).then_some(layout),
+        (settings.mode == Mode::Leaderless && founds).then_some(layout),
     );
     let identity = identity.map_err(|error| within_directory(error, settings))?;
     Ok((Arc::new(identity), digest))

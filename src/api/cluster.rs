@@ -61,6 +61,7 @@ struct MemberView {
     peer: String,
     client: Option<String>,
     role: &'static str,
+    vote: bool,
     /// See [`Standing`](crate::replication::Standing).
     state: &'static str,
 }
@@ -72,6 +73,7 @@ impl From<Member> for MemberView {
             peer: member.peer_address,
             client: member.client_address,
             role: member.role,
+            vote: member.votes,
             state: member.standing.as_str(),
         }
     }

@@ -24,6 +24,7 @@ pub enum Operation {
     Members,
     Repair,
     Layout,
+    ChangeLayout,
     Node,
     Health,
     Ready,
@@ -51,6 +52,7 @@ impl Operation {
             Operation::Members => "members",
             Operation::Repair => "repair",
             Operation::Layout => "layout",
+            Operation::ChangeLayout => "change_layout",
             Operation::Node => "node",
             Operation::Health => "health",
             Operation::Ready => "ready",
@@ -67,7 +69,8 @@ impl Operation {
             | Operation::Batch
             | Operation::Transaction
             | Operation::Transfer
-            | Operation::Members => true,
+            | Operation::Members
+            | Operation::ChangeLayout => true,
             Operation::Get
             | Operation::Head
             | Operation::List

@@ -3,7 +3,7 @@
 
 use http::Method;
 
-use crate::error::{LeadershipError, MembershipError, ReadError, WriteError};
+use crate::error::{LayoutCallError, LeadershipError, MembershipError, ReadError, WriteError};
 use crate::types::{KeyError, Version};
 
 /// Why a request is not answered with what it asked for.
@@ -17,6 +17,8 @@ pub enum Failure {
     Leadership(LeadershipError),
     /// The members were not changed.
     Membership(MembershipError),
+    /// The layout was not changed.
+    Layout(LayoutCallError),
     /// The request itself cannot be served; no replicator was asked, or a read answered and the
     /// request's conditions rule its answer out.
     Request(Invalid),
@@ -43,6 +45,12 @@ impl From<LeadershipError> for Failure {
 impl From<MembershipError> for Failure {
     fn from(error: MembershipError) -> Failure {
         Failure::Membership(error)
+    }
+}
+
+impl From<LayoutCallError> for Failure {
+    fn from(error: LayoutCallError) -> Failure {
+        Failure::Layout(error)
     }
 }
 

@@ -1,5 +1,6 @@
-//! Which nodes hold which partitions: `GET /v1/cluster/layout`, and what a change would move:
-//! `POST /v1/cluster/layout/plan`.
+//! Which nodes hold which partitions: `GET /v1/cluster/layout`; what a change would move:
+//! `POST /v1/cluster/layout/plan`; and changing it: `POST /v1/cluster/layout` and
+//! `POST /v1/cluster/layout/cancel`.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -10,8 +11,11 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ReadError;
-use crate::replication::layout::{LayoutPlan, LayoutStatus, Share};
-use crate::types::{Epoch, NodeId};
+use crate::replication::RequestOptions;
+use crate::replication::layout::{
+    LayoutChange, LayoutPlan, LayoutStatus, NodeProgress, SpreadView,
+};
+use crate::types::{Epoch, NodeId, Share};
 
 use super::body;
 use super::counters::Operation;
@@ -25,9 +29,37 @@ const MAX_BODY_BYTES: usize = 16 << 10;
 #[derive(Serialize)]
 struct View {
     epoch: Epoch,
+    #[serde(flatten)]
+    current: Spread,
+    /// `null` where the layout stands.
+    change: Option<Change>,
+}
+
+#[derive(Serialize)]
+struct Spread {
     replicas: u16,
     nodes: Vec<Node>,
     partitions: Vec<Vec<NodeId>>,
+}
+
+#[derive(Serialize)]
+struct Change {
+    /// `copying`, and then `checking`.
+    step: &'static str,
+    #[serde(flatten)]
+    to: Spread,
+    progress: Vec<Progress>,
+}
+
+#[derive(Serialize)]
+struct Progress {
+    id: NodeId,
+    partitions: u64,
+    proven: u64,
+    records: u64,
+    bytes: u64,
+    done: bool,
+    waits_for: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -74,30 +106,76 @@ struct WantedNode {
 /// `GET /v1/cluster/layout`.
 pub async fn show(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let call = shared.begin(Operation::Layout);
-    let result = query::none(request.uri().query()).map_err(Into::into).and_then(|()| {
-        let status = shared.api.replicator.layout().map_err(ReadError::from)?;
+    let checked = query::none(request.uri().query());
+    let result = async {
+        checked?;
+        let status = shared.api.replicator.layout().await.map_err(ReadError::from)?;
         Ok(json(&view(status)))
-    });
+    };
+    let result = result.await;
     shared.finish(&call, result)
 }
 
 /// `POST /v1/cluster/layout/plan`.
 pub async fn plan(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let call = shared.begin(Operation::Layout);
-    let result = planned(&shared, &call, request).await;
+    let result = async {
+        let (wanted, _) = read(&shared, &call, request).await?;
+        let plan = shared.api.replicator.plan_layout(wanted).await.map_err(ReadError::from)?;
+        Ok(json(&plan_view(plan)))
+    };
+    let result = result.await;
     shared.finish(&call, result)
 }
 
-async fn planned(shared: &Shared, call: &Call, request: Request) -> Result<Response, Failure> {
+/// `POST /v1/cluster/layout`.
+pub async fn apply(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let call = shared.begin(Operation::ChangeLayout);
+    let result = async {
+        let (wanted, options) = read(&shared, &call, request).await?;
+        let status = shared.api.replicator.apply_layout(wanted, options).await?;
+        Ok(json(&view(status)))
+    };
+    let result = result.await;
+    shared.finish(&call, result)
+}
+
+/// `POST /v1/cluster/layout/cancel`.
+pub async fn cancel(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let call = shared.begin(Operation::ChangeLayout);
+    let result = async {
+        let (body, options) = read_body(&shared, &call, request).await?;
+        if !body.is_empty() {
+            let problem = "expected no body: the path says it all".to_owned();
+            return Err(Invalid::Body(BodyError::Malformed { problem }).into());
+        }
+        let status = shared.api.replicator.cancel_layout(options).await?;
+        Ok(json(&view(status)))
+    };
+    let result = result.await;
+    shared.finish(&call, result)
+}
+
+async fn read(
+    shared: &Shared,
+    call: &Call,
+    request: Request,
+) -> Result<(BTreeMap<NodeId, Share>, RequestOptions), Failure> {
+    let (body, options) = read_body(shared, call, request).await?;
+    Ok((wanted(&body).map_err(Invalid::Body)?, options))
+}
+
+async fn read_body(
+    shared: &Shared,
+    call: &Call,
+    request: Request,
+) -> Result<(bytes::Bytes, RequestOptions), Failure> {
     query::none(request.uri().query())?;
     let options = shared.options(call, &Parameters::default());
     let what = "the nodes of a layout";
     let runtime = &shared.api.runtime;
     let body = body::read(runtime, request.into_body(), what, MAX_BODY_BYTES, options.deadline);
-    let body = body.await.map_err(Invalid::Body)?;
-    let wanted = wanted(&body).map_err(Invalid::Body)?;
-    let plan = shared.api.replicator.plan_layout(wanted).await.map_err(ReadError::from)?;
-    Ok(json(&plan_view(plan)))
+    Ok((body.await.map_err(Invalid::Body)?, options))
 }
 
 fn wanted(body: &[u8]) -> Result<BTreeMap<NodeId, Share>, BodyError> {
@@ -116,14 +194,34 @@ fn wanted(body: &[u8]) -> Result<BTreeMap<NodeId, Share>, BodyError> {
 }
 
 fn view(status: LayoutStatus) -> View {
+    let LayoutStatus { epoch, current, change } = status;
+    View { epoch, current: spread(current), change: change.map(change_view) }
+}
+
+fn spread(spread: SpreadView) -> Spread {
     let node = |(id, share, holds): (NodeId, Share, usize)| Node {
         id,
         weight: share.weight,
         zone: share.zone,
         holds,
     };
-    let LayoutStatus { epoch, replicas, nodes, partitions } = status;
-    View { epoch, replicas, nodes: nodes.into_iter().map(node).collect(), partitions }
+    let SpreadView { replicas, nodes, partitions } = spread;
+    Spread { replicas, nodes: nodes.into_iter().map(node).collect(), partitions }
+}
+
+fn change_view(change: LayoutChange) -> Change {
+    let progress = |node: NodeProgress| Progress {
+        id: node.node,
+        partitions: node.partitions,
+        proven: node.proven,
+        records: node.records,
+        bytes: node.bytes,
+        done: node.done,
+        waits_for: node.waits_for,
+    };
+    let LayoutChange { step, to, nodes } = change;
+    let progress = nodes.into_iter().map(progress).collect();
+    Change { step: step.as_str(), to: spread(to), progress }
 }
 
 fn plan_view(plan: LayoutPlan) -> PlanView {

@@ -182,7 +182,8 @@ fn others(shared: Arc<Shared>) -> Router {
         .route("/v1/cluster/members/{id}/promote", post(members::promote))
         .route("/v1/cluster/members/{id}/replace", post(members::replace))
         .route("/v1/cluster/leader", get(cluster::leader).post(leadership::transfer))
-        .route("/v1/cluster/layout", get(layout::show))
+        .route("/v1/cluster/layout", get(layout::show).post(layout::apply))
+        .route("/v1/cluster/layout/cancel", post(layout::cancel))
         .route("/v1/cluster/layout/plan", post(layout::plan))
         .route("/v1/cluster/repair", get(repair::status).post(repair::start))
         .route("/v1/cluster/mode", get(cluster::mode))
@@ -204,8 +205,11 @@ async fn unknown_path(State(shared): State<Arc<Shared>>, request: Request) -> Re
 async fn wrong_method(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let call = shared.begin(Operation::Other);
     let allowed = match request.uri().path() {
-        "/v1/batch" | "/v1/txn" | "/v1/cluster/layout/plan" => "POST",
-        "/v1/cluster/leader" | "/v1/cluster/members" | "/v1/cluster/repair" => "GET, HEAD, POST",
+        "/v1/batch" | "/v1/txn" | "/v1/cluster/layout/plan" | "/v1/cluster/layout/cancel" => "POST",
+        "/v1/cluster/leader"
+        | "/v1/cluster/members"
+        | "/v1/cluster/layout"
+        | "/v1/cluster/repair" => "GET, HEAD, POST",
         path if path.starts_with("/v1/cluster/members/") => match path.matches('/').count() {
             4 => "DELETE",
             _ => "POST",

@@ -13,9 +13,10 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use crate::error::{
-    LeadershipError, MemberError, MembershipError, ReadError, Refusal, TransferError, WriteError,
+    LayoutCallError, LayoutError, LeadershipError, MemberError, MembershipError, ReadError,
+    Refusal, TransferError, WriteError,
 };
-use crate::types::{KeyError, NodeId, Outcome, Version};
+use crate::types::{KeyError, LayoutRefusal, NodeId, Outcome, Version};
 
 use super::failure::{BodyError, Failure, Invalid, RuledOut};
 use super::headers::{etag, number, text};
@@ -106,6 +107,8 @@ impl Failure {
             Failure::Leadership(LeadershipError::Transfer(error)) => of_transfer(error),
             Failure::Membership(MembershipError::Refused(refusal)) => of_refusal(refusal),
             Failure::Membership(MembershipError::Change(error)) => of_members(error),
+            Failure::Layout(LayoutCallError::Refused(refusal)) => of_refusal(refusal),
+            Failure::Layout(LayoutCallError::Change(error)) => of_layout(error),
             Failure::Request(invalid) => of_invalid(invalid),
         };
         Problem { outcome: is_write.then(|| self.outcome()), ..problem }
@@ -121,9 +124,13 @@ impl Failure {
             Failure::Membership(MembershipError::Change(MemberError::Unknown { .. })) => {
                 Outcome::Unknown
             }
+            Failure::Layout(LayoutCallError::Change(LayoutError::Unknown { .. })) => {
+                Outcome::Unknown
+            }
             Failure::Read(_)
             | Failure::Leadership(_)
             | Failure::Membership(_)
+            | Failure::Layout(_)
             | Failure::Request(_) => Outcome::NotApplied,
         }
     }
@@ -194,7 +201,36 @@ fn of_members(error: &MemberError) -> Problem {
         MemberError::NoLeader { .. } | MemberError::HandedOver { .. } => {
             problem(503, "no-leader", "No leader", detail)
         }
+        MemberError::HoldsPartitions { .. } => {
+            problem(409, "holds-partitions", "Holds partitions", detail)
+        }
         MemberError::Unknown { .. } => problem(504, "unknown-outcome", "Outcome unknown", detail),
+    }
+}
+
+fn of_layout(error: &LayoutError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        LayoutError::Refused(LayoutRefusal::OtherEpoch { .. }) => {
+            problem(409, "layout-changed", "The layout changed", detail)
+        }
+        LayoutError::Refused(LayoutRefusal::UnderWay { .. }) => {
+            problem(409, "layout-is-changing", "The layout is changing", detail)
+        }
+        LayoutError::Refused(LayoutRefusal::NothingUnderWay) => {
+            problem(409, "layout-stands", "The layout stands", detail)
+        }
+        LayoutError::Refused(LayoutRefusal::NotFounded) => {
+            problem(503, "not-ready", "Not ready", detail)
+        }
+        LayoutError::Refused(LayoutRefusal::NoMember { .. }) => {
+            problem(409, "not-a-member", "Not a member", detail)
+        }
+        LayoutError::Refused(LayoutRefusal::Malformed(_)) => {
+            problem(400, "bad-body", "Bad body", detail)
+        }
+        LayoutError::NoLeader { .. } => problem(503, "no-leader", "No leader", detail),
+        LayoutError::Unknown { .. } => problem(504, "unknown-outcome", "Outcome unknown", detail),
     }
 }
 

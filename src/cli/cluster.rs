@@ -34,7 +34,7 @@ pub(super) enum ClusterCommand {
     Replace(members::ReplaceArgs),
     /// Compare all replicas now, and bring each what it lacks
     Repair(repair::RepairArgs),
-    /// Show which nodes hold which partitions, and plan a change (leaderless mode)
+    /// Show which nodes hold which partitions, and plan and make changes (leaderless mode)
     #[command(subcommand)]
     Layout(layout::LayoutCommand),
 }

@@ -1,12 +1,26 @@
-//! `quorate cluster layout show` and `plan`: which nodes hold which partitions, and what a change would move.
+//! `quorate cluster layout show`, `plan`, `apply` and `cancel`: which nodes hold which partitions, what a
+//! change would move, and making it.
+
+use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::Exit;
-use super::client::{Common, Output, print_json, run};
-use crate::client::{ClientError, LayoutNodeView, LayoutPlanView, LayoutView};
+use super::client::{Common, Output, print_json, run, run_write};
+use crate::client::{
+    Client, ClientError, LayoutChangeView, LayoutNodeView, LayoutPlanView, LayoutView,
+};
+use crate::runtime::Runtime;
 use crate::types::NodeId;
+
+/// How often it is asked how far a change is.
+const POLL: Duration = Duration::from_millis(300);
+
+/// How often in a row a node may not answer while a change is waited for.
+const MAX_SILENCES: usize = 20;
 
 #[derive(Subcommand)]
 pub(super) enum LayoutCommand {
@@ -14,6 +28,10 @@ pub(super) enum LayoutCommand {
     Show(ShowArgs),
     /// Show what would move if nodes came, left, or changed their weights and zones; changes nothing
     Plan(PlanArgs),
+    /// Move partitions as `plan` says, while everything goes on, and wait until that is done
+    Apply(ApplyArgs),
+    /// Take a change back that is under way
+    Cancel(ShowArgs),
 }
 
 #[derive(Args)]
@@ -24,6 +42,26 @@ pub(super) struct ShowArgs {
 
 #[derive(Args)]
 pub(super) struct PlanArgs {
+    #[command(flatten)]
+    wanted: Wanted,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Return once the change has begun; `show` says how far it is
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How the layout is to differ from the one that stands.
+#[derive(Args)]
+struct Wanted {
     /// Nodes that are to hold partitions too
     #[arg(long, value_name = "ID,...", value_delimiter = ',')]
     add: Vec<NodeId>,
@@ -36,8 +74,6 @@ pub(super) struct PlanArgs {
     /// Where a node is: replicas of a partition are kept in different zones, such as 4=cellar
     #[arg(long, value_name = "ID=ZONE,...", value_delimiter = ',', value_parser = pair::<String>)]
     zone: Vec<(NodeId, String)>,
-    #[command(flatten)]
-    common: Common,
 }
 
 fn pair<T: std::str::FromStr>(text: &str) -> Result<(NodeId, T), String> {
@@ -54,16 +90,74 @@ pub(super) fn layout(command: &LayoutCommand) -> Exit {
             Ok(Exit::Done)
         }),
         LayoutCommand::Plan(args) => run(&args.common, |client| async move {
-            let nodes = wanted(client.layout().await?.nodes, args)
-                .map_err(|problem| ClientError::BadRequest { problem })?;
+            let nodes = nodes_of(client.layout().await?.nodes, &args.wanted)?;
             show_plan(&args.common, &client.plan_layout(&nodes).await?);
+            Ok(Exit::Done)
+        }),
+        LayoutCommand::Apply(args) => run_write(&args.common, |client| async move {
+            let nodes = nodes_of(client.layout().await?.nodes, &args.wanted)?;
+            let mut view = client.apply_layout(&nodes).await?;
+            if !args.no_wait {
+                view = wait(&client, view).await?;
+            }
+            show(&args.common, &view);
+            Ok(Exit::Done)
+        }),
+        LayoutCommand::Cancel(args) => run_write(&args.common, |client| async move {
+            show(&args.common, &client.cancel_layout().await?);
             Ok(Exit::Done)
         }),
     }
 }
 
+/// Waits until the layout stands, and says how far it is; an interrupt ends the waiting, not the change.
+async fn wait(client: &Client, mut view: LayoutView) -> Result<LayoutView, ClientError> {
+    let bar = match std::io::stderr().is_terminal() {
+        true => ProgressBar::new_spinner(),
+        false => ProgressBar::hidden(),
+    };
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    let (runtime, mut silences) = (Runtime::real(), 0);
+    while let Some(change) = &view.change {
+        bar.set_message(progress(change));
+        bar.tick();
+        runtime.sleep(POLL).await;
+        match client.layout().await {
+            Ok(now) => (view, silences) = (now, 0),
+            Err(_) if silences < MAX_SILENCES => silences += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    bar.finish_and_clear();
+    Ok(view)
+}
+
+fn progress(change: &LayoutChangeView) -> String {
+    let sum = |of: fn(&crate::client::LayoutProgressView) -> u64| -> u64 {
+        change.progress.iter().map(of).sum()
+    };
+    let (proven, partitions) = (sum(|it| it.proven), sum(|it| it.partitions));
+    let done = change.progress.iter().filter(|node| node.done).count();
+    let (records, mib) = (sum(|it| it.records), sum(|it| it.bytes) >> 20);
+    format!(
+        "{}: {proven} of {partitions} replicas, {done} of {} nodes done, {records} records \
+         ({mib} MiB) moved",
+        change.step,
+        change.progress.len()
+    )
+}
+
+fn nodes_of(
+    nodes: Vec<LayoutNodeView>,
+    wanted: &Wanted,
+) -> Result<Vec<LayoutNodeView>, ClientError> {
+    self::wanted(nodes, wanted).map_err(|problem| ClientError::BadRequest { problem })
+}
+
 /// The nodes that there would be.
-fn wanted(mut nodes: Vec<LayoutNodeView>, args: &PlanArgs) -> Result<Vec<LayoutNodeView>, String> {
+fn wanted(mut nodes: Vec<LayoutNodeView>, args: &Wanted) -> Result<Vec<LayoutNodeView>, String> {
     for id in &args.remove {
         let before = nodes.len();
         nodes.retain(|node| node.id != id.0);
@@ -100,6 +194,16 @@ fn show(common: &Common, view: &LayoutView) {
         let zone = node.zone.as_deref().unwrap_or("-");
         println!("{:<6} {:>6} {:>10}  {zone}", node.id, node.weight, node.holds);
     }
+    let Some(change) = &view.change else { return };
+    println!("changing: {}", progress(change));
+    println!("{:<6} {:>10} {:>10}", "node", "to hold", "has");
+    for node in &change.nodes {
+        let progress = change.progress.iter().find(|progress| progress.id == node.id);
+        let has = progress
+            .map_or_else(|| "-".to_owned(), |it| format!("{}/{}", it.proven, it.partitions));
+        let why = progress.and_then(|it| it.waits_for.as_deref()).unwrap_or_default();
+        println!("{:<6} {:>10} {has:>10}  {why}", node.id, node.holds);
+    }
 }
 
 fn show_plan(common: &Common, plan: &LayoutPlanView) {
@@ -118,13 +222,12 @@ fn show_plan(common: &Common, plan: &LayoutPlanView) {
 mod tests {
     use super::*;
 
-    fn args(add: &[u16], remove: &[u16], weight: &[(u16, u32)]) -> PlanArgs {
-        PlanArgs {
+    fn args(add: &[u16], remove: &[u16], weight: &[(u16, u32)]) -> Wanted {
+        Wanted {
             add: add.iter().copied().map(NodeId).collect(),
             remove: remove.iter().copied().map(NodeId).collect(),
             weight: weight.iter().map(|(id, weight)| (NodeId(*id), *weight)).collect(),
             zone: Vec::new(),
-            common: Common::default(),
         }
     }
 

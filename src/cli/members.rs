@@ -91,8 +91,10 @@ fn show(common: &Common, view: &MembersView) {
     }
     for member in &view.members {
         let client = member.client.as_deref().unwrap_or("unknown");
+        // In leaderless mode the vote is one in the control plane.
+        let vote = if member.role == "replica" && member.vote { " with a vote" } else { "" };
         println!(
-            "node {}: {}, {}; peers {}, clients {client}",
+            "node {}: {}{vote}, {}; peers {}, clients {client}",
             member.id, member.role, member.state, member.peer
         );
     }

@@ -1,4 +1,4 @@
-//! Asking which nodes hold which partitions, and what a change would move.
+//! Asking which nodes hold which partitions, what a change would move, and for it.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
@@ -21,12 +21,30 @@ impl Client {
         &self,
         nodes: &[LayoutNodeView],
     ) -> Result<LayoutPlanView, ClientError> {
-        let mut request = Sent::new(Method::POST, format!("{PATH}/plan"), &Options::default())?;
-        let node = |node: &LayoutNodeView| json!({ "id": node.id, "weight": node.weight, "zone": node.zone });
-        let body = json!({ "nodes": nodes.iter().map(node).collect::<Vec<_>>() });
-        request.body = Bytes::from(body.to_string());
-        let json = HeaderValue::from_static("application/json");
-        request.headers.insert(header::CONTENT_TYPE, json);
+        let request = Sent::new(Method::POST, format!("{PATH}/plan"), &Options::default())?;
+        Ok(self.json(naming(request, nodes)).await?.0)
+    }
+
+    /// Begins to spread the partitions over these nodes; of each its id, weight and zone count. Answered
+    /// once that is decided, not once it is done.
+    pub async fn apply_layout(&self, nodes: &[LayoutNodeView]) -> Result<LayoutView, ClientError> {
+        let request = Sent::new(Method::POST, PATH.to_owned(), &Options::default())?;
+        Ok(self.json(naming(request, nodes)).await?.0)
+    }
+
+    /// Goes back to the layout that stood before the change that is under way.
+    pub async fn cancel_layout(&self) -> Result<LayoutView, ClientError> {
+        let request = Sent::new(Method::POST, format!("{PATH}/cancel"), &Options::default())?;
         Ok(self.json(request).await?.0)
     }
+}
+
+/// The request with the nodes in its body.
+fn naming(mut request: Sent, nodes: &[LayoutNodeView]) -> Sent {
+    let node =
+        |node: &LayoutNodeView| json!({ "id": node.id, "weight": node.weight, "zone": node.zone });
+    let body = json!({ "nodes": nodes.iter().map(node).collect::<Vec<_>>() });
+    request.body = Bytes::from(body.to_string());
+    request.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    request
 }

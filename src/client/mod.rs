@@ -28,9 +28,9 @@ mod views;
 pub use answer::{AnswerInfo, ClientError, Problem};
 pub use request::{ListRequest, Options};
 pub use views::{
-    ClusterView, ExplainView, LayoutNodeView, LayoutPlanView, LayoutView, LeaderView, ListItem,
-    ListPage, MemberView, MembersView, PeerRepairView, PlannedNodeView, ReadView, RepairView,
-    ReplicaView,
+    ClusterView, ExplainView, LayoutChangeView, LayoutNodeView, LayoutPlanView, LayoutProgressView,
+    LayoutView, LeaderView, ListItem, ListPage, MemberView, MembersView, PeerRepairView,
+    PlannedNodeView, ReadView, RepairView, ReplicaView,
 };
 
 /// Where keys are.

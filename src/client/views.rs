@@ -119,6 +119,34 @@ pub struct LayoutView {
     pub nodes: Vec<LayoutNodeView>,
     /// The nodes of each partition.
     pub partitions: Vec<Vec<u16>>,
+    /// `None` where the layout stands.
+    pub change: Option<LayoutChangeView>,
+}
+
+/// A change of the layout that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutChangeView {
+    /// `copying`, and then `checking`.
+    pub step: String,
+    pub replicas: u16,
+    pub nodes: Vec<LayoutNodeView>,
+    pub partitions: Vec<Vec<u16>>,
+    /// The nodes that the step waits for.
+    pub progress: Vec<LayoutProgressView>,
+}
+
+/// How far a node is with the step under way of a change of the layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutProgressView {
+    pub id: u16,
+    /// Partitions that it has to have, and that it is known to have.
+    pub partitions: u64,
+    pub proven: u64,
+    /// Records that it was brought in this step, or brought others, and their bytes.
+    pub records: u64,
+    pub bytes: u64,
+    pub done: bool,
+    pub waits_for: Option<String>,
 }
 
 /// A node of a layout.
@@ -177,5 +205,8 @@ pub struct MemberView {
     pub peer: String,
     pub client: Option<String>,
     pub role: String,
+    /// Whether it has a vote in the group; not told by older nodes.
+    #[serde(default)]
+    pub vote: bool,
     pub state: String,
 }

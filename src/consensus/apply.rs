@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -22,7 +23,10 @@ use crate::planted::{self, Bug};
 use crate::storage::table::{Table, TableBatch, just_after};
 use crate::storage::{encoding, rows};
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, Content, Members, NodeId, Record, Version, Write};
+use crate::types::{
+    ClusterId, Content, Epoch, LayoutCommand, LayoutRefusal, LayoutState, Members, NodeId, Record,
+    Version, Write,
+};
 
 /// Sessions read at once when the state is loaded.
 const SESSIONS_A_SCAN: usize = 64;
@@ -39,6 +43,8 @@ pub(super) struct GroupState {
     pub(super) last_time: u64,
     pub(super) cluster: Option<ClusterId>,
     pub(super) roster: Roster,
+    /// Which nodes hold which partitions, in leaderless mode once that was founded.
+    pub(super) layout: Option<Arc<LayoutState>>,
 }
 
 impl GroupState {
@@ -50,6 +56,20 @@ impl GroupState {
     /// Changes whenever [`GroupState::members`] does.
     pub(super) fn members_version(&self) -> (Option<LogId>, usize) {
         (*self.membership.log_id(), self.roster.introduced())
+    }
+
+    /// Changes whenever the layout does.
+    pub(super) fn layout_version(&self) -> Option<(Epoch, usize)> {
+        let done = |state: &Arc<LayoutState>| state.change.as_ref().map_or(0, |it| it.done.len());
+        self.layout.as_ref().map(|state| (state.epoch, done(state)))
+    }
+
+    fn change_layout(&mut self, command: LayoutCommand) -> Result<Epoch, LayoutRefusal> {
+        let is_member = |node: NodeId| self.membership.get_node(&node).is_some();
+        let changed = LayoutState::take(self.layout.as_deref(), command, is_member)?;
+        let epoch = changed.epoch;
+        self.layout = Some(Arc::new(changed));
+        Ok(epoch)
     }
 }
 
@@ -174,6 +194,9 @@ impl<'a> Applying<'a> {
                     group.roster.introduce(&group.membership, node, incarnation);
                 }
                 Ok(Applied::Nothing)
+            }
+            Command::Control(Control::Layout(command)) => {
+                Ok(Applied::Layout(self.state.group.change_layout(command)))
             }
             Command::Data(submissions) => {
                 let results = submissions.into_iter().map(|submission| self.submission(submission));

@@ -24,7 +24,7 @@ use super::snapshot_receiver::Receiver;
 use super::state_machine::Machine;
 use crate::peer::{Inbound, Service};
 use crate::runtime::{Runtime, Task};
-use crate::types::NodeId;
+use crate::types::{LayoutCommand, NodeId};
 
 /// Requests to append of one peer that wait, and that are being written, each. A peer has no more
 /// than its window on the way, but a window of an earlier stream may not be through yet.
@@ -83,6 +83,9 @@ impl Inbox {
             }
             Service::ChangeMembers => {
                 self.runtime.spawn(change_members(self.membership.clone(), inbound));
+            }
+            Service::ChangeLayout => {
+                self.runtime.spawn(change_layout(self.membership.clone(), inbound));
             }
             other => inbound.reply.refuse(format!("{} is no Raft service", other.as_str())),
         }
@@ -176,6 +179,13 @@ async fn transfer(raft: Raft, leadership: Arc<Leadership>, inbound: Inbound) {
 async fn change_members(membership: Arc<Membership>, inbound: Inbound) {
     match codec::decode::<MembersMessage>("a change of the members", &inbound.body) {
         Ok(change) => membership.answer(change, inbound).await,
+        Err(error) => inbound.reply.refuse(error.to_string()),
+    }
+}
+
+async fn change_layout(membership: Arc<Membership>, inbound: Inbound) {
+    match codec::decode::<LayoutCommand>("a change of the layout", &inbound.body) {
+        Ok(command) => membership.answer_layout(command, inbound).await,
         Err(error) => inbound.reply.refuse(error.to_string()),
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct View<'a> {
     pub trouble: &'a dyn Fn(NodeId) -> Option<String>,
     /// Whether a node answered the leader lately; the leader itself is.
     pub there: &'a dyn Fn(NodeId) -> bool,
+    /// Whether a node holds data that no other has taken over yet: partitions of leaderless mode.
+    pub holds: &'a dyn Fn(NodeId) -> bool,
 }
 
 /// What is to be done.
@@ -87,7 +89,9 @@ fn remove(node: NodeId, view: &View<'_>) -> Result<Step, MemberError> {
     if view.members.removed.contains(&node) && !view.members.nodes.contains_key(&node) {
         return Ok(Step::Done);
     }
-    if !known(node, view)? {
+    let has_vote = known(node, view)?;
+    holds_nothing(node, view)?;
+    if !has_vote {
         return Ok(Step::Change(ChangeMembers::RemoveNodes(BTreeSet::from([node]))));
     }
     may_leave(node, view)?;
@@ -111,6 +115,7 @@ fn replace(node: NodeId, with: NodeId, view: &View<'_>) -> Result<Step, MemberEr
         // Neither has a vote to give or to lose, or the newcomer has its own already.
         return remove(node, view);
     }
+    holds_nothing(node, view)?;
     may_leave(node, view)?;
     caught_up(with, view)?;
     let mut voters = view.members.voters();
@@ -149,6 +154,13 @@ fn may_leave(node: NodeId, view: &View<'_>) -> Result<(), MemberError> {
     match view.fixed {
         Some(fixed) if fixed == node => Err(MemberError::Fixed { fixed }),
         _ => Ok(()),
+    }
+}
+
+fn holds_nothing(node: NodeId, view: &View<'_>) -> Result<(), MemberError> {
+    match (view.holds)(node) {
+        true => Err(MemberError::HoldsPartitions { node }),
+        false => Ok(()),
     }
 }
 
@@ -209,6 +221,7 @@ mod tests {
                 members,
                 trouble: &|node| is_silent(node).then(|| "silent".to_owned()),
                 there: &|node| !is_silent(node),
+                holds: &|node| node.0 == 8,
             },
         )
     }
@@ -297,6 +310,15 @@ mod tests {
     }
 
     #[test]
+    fn who_holds_partitions_cannot_leave_before_others_took_them_over() {
+        let four = members(&[1, 2, 8, 11], &[]);
+        let holds = Err(MemberError::HoldsPartitions { node: NodeId(8) });
+        assert_eq!(decided(remove(8), &four, &[]), holds);
+        let replace = MemberChange::Replace { node: NodeId(8), with: NodeId(11) };
+        assert_eq!(decided(replace, &four, &[]), holds);
+    }
+
+    #[test]
     fn a_fixed_leader_cannot_leave() {
         let three = members(&[1, 2, 3], &[]);
         let view = View {
@@ -305,6 +327,7 @@ mod tests {
             members: &three,
             trouble: &|_| None,
             there: &|_| true,
+            holds: &|_| false,
         };
         assert_eq!(decide(&remove(1), &view), Err(MemberError::Fixed { fixed: LEADER }));
     }

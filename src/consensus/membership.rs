@@ -54,9 +54,9 @@ const MAX_HOPS: usize = 2;
 /// What changing the members needs; shared by the group's handle, what takes peers' requests, and
 /// the keeper.
 pub(super) struct Membership {
-    leadership: Arc<Leadership>,
-    machine: Arc<Machine>,
-    /// Held while a change is made on this node.
+    pub(super) leadership: Arc<Leadership>,
+    pub(super) machine: Arc<Machine>,
+    /// See [`Membership::turn`].
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -113,6 +113,11 @@ impl Consensus {
 impl Membership {
     pub(super) fn new(leadership: Arc<Leadership>, machine: Arc<Machine>) -> Membership {
         Membership { leadership, machine, turn: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Held while the members, or the layout, are changed on this node.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     async fn ask(
@@ -190,6 +195,7 @@ impl Membership {
                 members: &members,
                 trouble: &|node| standing.matched(node).err(),
                 there: &|node| standing.is_there(node),
+                holds: &|node| self.holds_partitions(node),
             },
         )
     }

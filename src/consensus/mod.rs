@@ -26,6 +26,7 @@ mod idempotency;
 mod inbound;
 mod installation;
 mod keeper;
+mod layout;
 mod leadership;
 mod lease;
 mod log_index;
@@ -66,7 +67,9 @@ use crate::storage::disk::Disk;
 use crate::storage::log::{CommitLog, ReplayedRecord};
 use crate::storage::table::Table;
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, Incarnation, Members, NodeId, Version, Write};
+use crate::types::{
+    ClusterId, Epoch, Incarnation, LayoutCommand, LayoutRefusal, Members, NodeId, Version, Write,
+};
 
 /// What the Raft group agrees on: the payload of one log entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +121,8 @@ pub enum Control {
     MintCluster { cluster: ClusterId },
     /// Says which data directory a member's id stands for; the first one counts.
     Introduce { node: NodeId, incarnation: Incarnation },
+    /// Changes which nodes hold which partitions, in leaderless mode.
+    Layout(LayoutCommand),
 }
 
 /// What applying a command gave.
@@ -127,6 +132,8 @@ pub enum Applied {
     Nothing,
     /// A result for each submission, in order.
     Data(Vec<SubmissionResult>),
+    /// The epoch that the layout has now, or why it was not changed.
+    Layout(Result<Epoch, LayoutRefusal>),
 }
 
 /// What became of a submission.

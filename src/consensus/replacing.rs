@@ -95,12 +95,14 @@ impl Machine {
 
     fn installed(&self, manifest: &Manifest, loaded: MachineState) {
         let (index, members) = (index_of(&loaded.group), loaded.group.members());
+        let layout = loaded.group.layout.clone();
         *self.seen.lock() = Seen::of(&loaded);
         *self.state.lock() = loaded;
         self.metrics.snapshots_installed.inc();
         self.note_checkpoint(manifest.meta());
         self.installs.fetch_add(1, Ordering::SeqCst);
         self.members.send_replace(members);
+        self.layout.send_replace(layout);
         self.applied.send_replace(index);
     }
 }

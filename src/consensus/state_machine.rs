@@ -33,7 +33,7 @@ use crate::storage::disk::Disk;
 use crate::storage::encoding;
 use crate::storage::table::{Table, TableView, on_a_task};
 use crate::telemetry::Metrics;
-use crate::types::{ClusterId, MemberChange, Members, NodeId};
+use crate::types::{ClusterId, LayoutState, MemberChange, Members, NodeId};
 
 /// How much is applied as one batch at most: entries, and bytes of them. More makes readers wait
 /// longer for the first of them and saves nothing.
@@ -57,6 +57,8 @@ pub(super) struct Machine {
     pub(super) seen: Mutex<Seen>,
     pub(super) applied: watch::Sender<u64>,
     pub(super) members: watch::Sender<Members>,
+    /// Which nodes hold which partitions, as it is applied here.
+    pub(super) layout: watch::Sender<Option<Arc<LayoutState>>>,
     /// Installations begun and ended, both counted: odd while one is under way.
     pub(super) installs: AtomicU64,
     /// Held while a batch is applied, and for as long as the rows are being replaced.
@@ -144,6 +146,7 @@ impl Machine {
             orders_data,
             applied: watch::Sender::new(index_of(&state.group)),
             members: watch::Sender::new(state.group.members()),
+            layout: watch::Sender::new(state.group.layout.clone()),
             seen: Mutex::new(Seen::of(&state)),
             state: Mutex::new(state),
             installs: AtomicU64::new(0),
@@ -268,9 +271,10 @@ impl Machine {
     /// Blocking.
     fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let mut answers: Vec<(ApplyResponder<TypeConfig>, super::Applied)> = Vec::new();
-        let (index, members) = {
+        let (index, members, layout) = {
             let mut state = self.state.lock();
             let before = state.group.members_version();
+            let layout_before = state.group.layout_version();
             let mut applying = Applying::new(&mut state, &*self.table, &self.metrics);
             for (entry, responder) in batch {
                 if applying.has(&entry) {
@@ -291,8 +295,13 @@ impl Machine {
                 seen.next_expiry_ms = state.expiries.next_ms();
             }
             drop(seen);
-            (index_of(&state.group), changed.then(|| state.group.members()))
+            let moved = state.group.layout_version() != layout_before;
+            let layout = moved.then(|| state.group.layout.clone());
+            (index_of(&state.group), changed.then(|| state.group.members()), layout)
         };
+        if let Some(layout) = layout {
+            self.layout.send_replace(layout);
+        }
         if let Some(members) = members {
             self.members.send_replace(members);
         }

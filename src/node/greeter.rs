@@ -27,14 +27,16 @@ impl PeerHandler for NodeHandler {
             | Service::RaftVote
             | Service::RaftSnapshot
             | Service::RaftTransfer
-            | Service::ChangeMembers => self.consensus.handle(inbound),
+            | Service::ChangeMembers
+            | Service::ChangeLayout => self.consensus.handle(inbound),
             Service::Forward
             | Service::ReadIndex
             | Service::ReplicaWrite
             | Service::ReplicaRead
             | Service::ReplicaList
             | Service::Inspect
-            | Service::Compare => self.replicator.handle(inbound),
+            | Service::Compare
+            | Service::Layout => self.replicator.handle(inbound),
         }
     }
 }
@@ -146,7 +148,9 @@ impl NodeGreeter {
             let (ours, theirs) = (self.settings.mode, hello.mode);
             return Err(Rejection::OtherMode { ours, theirs });
         }
-        if self.settings.mode == Mode::Leaderless && hello.layout != self.layout {
+        // 0 is said by one that joined: it was told the layout.
+        let both_found = hello.layout != 0 && self.layout != 0;
+        if self.settings.mode == Mode::Leaderless && both_found && hello.layout != self.layout {
             return Err(Rejection::OtherLayout { ours: self.layout, theirs: hello.layout });
         }
         let (ours, theirs) = (self.settings.leader.fixed_leader, hello.fixed_leader);

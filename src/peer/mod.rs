@@ -93,11 +93,15 @@ pub enum Service {
     Inspect = 11,
     /// A comparison of replicas by their hash trees.
     Compare = 12,
+    /// A change of the layout, passed on to the leader.
+    ChangeLayout = 13,
+    /// What layout a node has, asked for or told.
+    Layout = 14,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Service; 12] = [
+    pub const ALL: [Service; 14] = [
         Service::RaftAppend,
         Service::RaftVote,
         Service::RaftSnapshot,
@@ -110,6 +114,8 @@ impl Service {
         Service::ChangeMembers,
         Service::Inspect,
         Service::Compare,
+        Service::ChangeLayout,
+        Service::Layout,
     ];
 
     /// The service with this number.
@@ -132,6 +138,8 @@ impl Service {
             Service::ChangeMembers => "change_members",
             Service::Inspect => "inspect",
             Service::Compare => "compare",
+            Service::ChangeLayout => "change_layout",
+            Service::Layout => "layout",
         }
     }
 }

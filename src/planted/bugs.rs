@@ -333,4 +333,16 @@ bugs! {
     /// shown as they were.
     ListTrustsTooFar "list-trusts-too-far" [Leaderless] Simulator
         "Cassandra's short reads (CASSANDRA-13595)"
+
+    /// A replica takes requests of another layout than its own: a quorum is made of two.
+    EpochNotChecked "epoch-not-checked" [Leaderless] Simulator
+        "Cassandra before 6, whose coordinators and replicas need not agree on the ring (CEP-21)"
+
+    /// A node says that it has what a change of the layout gives it, without looking.
+    MovedWithoutProof "moved-without-proof" [Leaderless] Simulator
+        "Cassandra, whose bootstrap may end with ranges that were not streamed (CASSANDRA-8838)"
+
+    /// While a layout changes, writes go to the old replicas alone.
+    MovedWritesToOldAlone "moved-writes-to-old-alone" [Leaderless] Simulator
+        "a classic: pending ranges that coordinators forget (CASSANDRA-833)"
 }

@@ -9,15 +9,17 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use self::explain::Explanation;
-use self::layout::{LayoutPlan, LayoutStatus, Share};
+use self::layout::{LayoutPlan, LayoutStatus};
 use self::repair::RepairStatus;
-use crate::error::{LeadershipError, MembershipError, ReadError, Refusal, WriteError};
+use crate::error::{
+    LayoutCallError, LeadershipError, MembershipError, ReadError, Refusal, WriteError,
+};
 use crate::peer::{Inbound, PeerView};
 use crate::runtime::Instant;
 use crate::storage::rows::Bound;
 use crate::types::{
-    ClusterId, EffectiveLevel, Epoch, Key, Level, MemberChange, Mode, NodeId, Record, Version,
-    Write,
+    ClusterId, EffectiveLevel, Epoch, Key, Level, MemberChange, Mode, NodeId, Record, Share,
+    Version, Write,
 };
 
 mod build;
@@ -110,8 +112,10 @@ pub struct Member {
     pub id: NodeId,
     pub peer_address: String,
     pub client_address: Option<String>,
-    /// `voter`, `learner` or `replica`.
+    /// `voter` or `learner`; in leaderless mode `replica` where it holds partitions, or is to.
     pub role: &'static str,
+    /// Whether it has a vote in the group, which in leaderless mode is the control plane's.
+    pub votes: bool,
     pub standing: Standing,
 }
 
@@ -223,8 +227,9 @@ pub trait Replicator: Send + Sync + 'static {
     }
 
     /// Which nodes hold which partitions; only where not every node holds all data by its nature.
-    fn layout(&self) -> Result<LayoutStatus, Refusal> {
-        Err(self.no_layout())
+    fn layout(&self) -> BoxFuture<'_, Result<LayoutStatus, Refusal>> {
+        let refusal = self.no_layout();
+        Box::pin(async move { Err(refusal) })
     }
 
     /// What would move if the partitions were spread over these nodes. Changes nothing.
@@ -234,6 +239,25 @@ pub trait Replicator: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<LayoutPlan, Refusal>> {
         let refusal = self.no_layout();
         Box::pin(async move { Err(refusal) })
+    }
+
+    /// Begins to spread the partitions over these nodes; answered once that is decided.
+    fn apply_layout(
+        &self,
+        _nodes: BTreeMap<NodeId, Share>,
+        _options: RequestOptions,
+    ) -> BoxFuture<'_, Result<LayoutStatus, LayoutCallError>> {
+        let refusal = self.no_layout();
+        Box::pin(async move { Err(refusal.into()) })
+    }
+
+    /// Goes back to the layout that stood before the change that is under way.
+    fn cancel_layout(
+        &self,
+        _options: RequestOptions,
+    ) -> BoxFuture<'_, Result<LayoutStatus, LayoutCallError>> {
+        let refusal = self.no_layout();
+        Box::pin(async move { Err(refusal.into()) })
     }
 
     /// Why there is no layout.

@@ -127,7 +127,7 @@ impl fmt::Display for Coverage {
 }
 
 /// What a campaign of leaderless mode must have seen beside what both must.
-const LEADERLESS: [&str; 9] = [
+const LEADERLESS: [&str; 15] = [
     "recovery: read repair",
     "recovery: straggler finished",
     "recovery: straggler given up",
@@ -135,6 +135,12 @@ const LEADERLESS: [&str; 9] = [
     "recovery: hint dropped",
     "recovery: repair by comparison",
     "ending: replicas equal by comparison alone",
+    "layout: changed",
+    "layout: change taken back",
+    "members: added",
+    "members: promoted",
+    "members: removed",
+    "a removed node stopped",
     "write: superseded",
     "clock: version too far ahead",
 ];

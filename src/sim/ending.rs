@@ -9,15 +9,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::clients::{self, read_back};
+use super::layouts;
 use super::machine::{Machine, Process};
 use super::members;
 use super::world::{Shared, World};
 use crate::history::{Ended, Op};
-use crate::replication::leaderless::layout::Layout;
 use crate::runtime::Task;
 use crate::storage::rows;
 use crate::storage::table::Table;
-use crate::types::{Key, Level, Mode, NodeId};
+use crate::types::{Key, Level, Mode, NodeId, Partition};
 
 /// A healed cluster must serve every key through every node within this time.
 const SERVE_WITHIN: Duration = Duration::from_secs(15);
@@ -69,6 +69,9 @@ pub(super) async fn run(world: &mut World) {
     world.heal();
     members::finish(world).await;
     settle(world).await;
+    if world.shared.plan.mode == Mode::Leaderless {
+        layouts::settle(world).await;
+    }
     if world.shared.is_broken() {
         return;
     }
@@ -271,17 +274,20 @@ fn difference(world: &World) -> Option<String> {
             Some((machine.id(), user_rows(&world.shared, &*running.table)))
         })
         .collect();
-    let replicas = match mode {
-        Mode::Leader => world.machines.len() as u16,
-        Mode::Leaderless => world.shared.plan.replicas,
+    let layout = match mode {
+        Mode::Leader => None,
+        Mode::Leaderless => live(world).find_map(layouts::standing),
     };
-    let layout = Layout::new(world.machines.iter().map(Machine::id), replicas);
+    let holds = |id: NodeId, partition: Partition| {
+        layout
+            .as_ref()
+            .is_none_or(|layout| layout.current.partitions[usize::from(partition.0)].contains(&id))
+    };
     let all: BTreeSet<&Bytes> =
         tables.iter().flat_map(|(_, rows)| rows.iter().map(|(row, _)| row)).collect();
     for row in all {
         let Some((partition, key)) = rows::parse_data_row(row) else { continue };
-        let mut holders =
-            tables.iter().filter(|(id, _)| mode == Mode::Leader || layout.holds(*id, partition));
+        let mut holders = tables.iter().filter(|(id, _)| holds(*id, partition));
         let value_at = |rows: &Vec<(Bytes, Bytes)>| {
             let place = rows.binary_search_by(|(other, _)| other.cmp(row)).ok();
             place.map(|place| rows[place].1.clone())

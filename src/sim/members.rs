@@ -12,13 +12,14 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
 
+use super::layouts;
 use super::losses::Votes;
 use super::machine::{Machine, Process};
 use super::plan::Fault;
 use super::request::{Answer, Patience, send};
 use super::world::{Shared, World};
 use crate::replication::ClusterStatus;
-use crate::types::NodeId;
+use crate::types::{Mode, NodeId};
 
 /// The most machines that are not removed at a time.
 const MOST_MACHINES: usize = 6;
@@ -34,7 +35,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Changes that are under way must be over within this time of healing.
-const OVER_WITHIN: Duration = Duration::from_secs(30);
+const OVER_WITHIN: Duration = Duration::from_secs(90);
 
 /// The nodes that are left must agree on who is a member within this time after that.
 const AGREED_WITHIN: Duration = Duration::from_secs(20);
@@ -42,7 +43,7 @@ const AGREED_WITHIN: Duration = Duration::from_secs(20);
 /// What is known of the changes of a world.
 #[derive(Default)]
 pub(super) struct Changes {
-    under_way: usize,
+    pub under_way: usize,
     /// Nodes whose removal was asked for: they may stop themselves from then on.
     pub leaving: BTreeSet<NodeId>,
     /// Nodes of which an answer said that they are removed: they must stop.
@@ -50,7 +51,7 @@ pub(super) struct Changes {
 }
 
 /// One request of an operator.
-struct Ask {
+pub(super) struct Ask {
     method: Method,
     target: String,
     body: String,
@@ -61,19 +62,19 @@ struct Ask {
 }
 
 impl Ask {
-    fn add(node: NodeId) -> Ask {
+    pub(super) fn add(node: NodeId) -> Ask {
         let body = format!("{{\"id\":{node},\"peer\":\"{}\"}}", address_of(node));
         let (method, target) = (Method::POST, String::new());
         Ask { method, target, body, name: "members: added", votes: None }
     }
 
-    fn promote(node: NodeId) -> Ask {
+    pub(super) fn promote(node: NodeId) -> Ask {
         let (target, body) = (format!("/{node}/promote"), String::new());
         let votes = Some(Votes::Gain(node));
         Ask { method: Method::POST, target, body, name: "members: promoted", votes }
     }
 
-    fn remove(node: NodeId) -> Ask {
+    pub(super) fn remove(node: NodeId) -> Ask {
         let (target, body) = (format!("/{node}"), String::new());
         let votes = Some(Votes::Lose(node));
         Ask { method: Method::DELETE, target, body, name: "members: removed", votes }
@@ -104,9 +105,15 @@ pub(super) fn begin(world: &mut World, fault: Fault) -> bool {
         return false;
     }
     let Some(status) = known_status(world) else { return false };
+    if shared.plan.mode == Mode::Leaderless {
+        let machines = world.machines.iter().filter(|machine| is_of_use(&shared, machine)).count();
+        let is_full = machines >= MOST_MACHINES && fault != Fault::Shrink;
+        return !is_full && layouts::begin(world, fault, &status);
+    }
     let machines = world.machines.iter().filter(|machine| is_of_use(&shared, machine)).count();
     let voters = status.members.iter().filter(|member| member.role == "voter").count();
-    let one = who_leaves(&shared, &status);
+    let members: Vec<NodeId> = status.members.iter().map(|member| member.id).collect();
+    let one = who_leaves(&shared, &members);
     let (asks, newcomer) = match fault {
         Fault::Grow if machines < MOST_MACHINES => {
             let Some(node) = enlist(world, &status) else { return false };
@@ -149,20 +156,19 @@ fn is_of_use(shared: &Shared, machine: &Machine) -> bool {
 }
 
 /// The member that is to leave: mostly one that lost its disk, where there is one.
-fn who_leaves(shared: &Shared, status: &ClusterStatus) -> NodeId {
-    let members: Vec<NodeId> = status.members.iter().map(|member| member.id).collect();
+pub(super) fn who_leaves(shared: &Shared, members: &[NodeId]) -> NodeId {
     let one_of = |nodes: &[NodeId]| nodes[shared.runtime.random_below(nodes.len() as u64) as usize];
     let lost: Vec<NodeId> =
         members.iter().copied().filter(|node| shared.losses().is_lost(*node)).collect();
     let picks_lost = !lost.is_empty() && shared.runtime.random_below(100) < LOST_LEAVES;
-    one_of(if picks_lost { &lost } else { &members })
+    one_of(if picks_lost { &lost } else { members })
 }
 
-/// Whether a node that is up knows `node` for a voter.
+/// Whether a node that is up knows `node` for a voter, or for one that holds partitions.
 pub(super) fn has_a_vote(world: &World, node: NodeId) -> bool {
     let status = known_status(world);
     let mut members = status.iter().flat_map(|status| &status.members);
-    members.any(|member| member.id == node && member.role == "voter")
+    members.any(|member| member.id == node && member.role != "learner")
 }
 
 /// The cluster as some node that is up sees it, where that has members.
@@ -173,7 +179,7 @@ fn known_status(world: &World) -> Option<ClusterStatus> {
 }
 
 /// A new machine, whose node knows what one that joins is told.
-fn enlist(world: &mut World, status: &ClusterStatus) -> Option<NodeId> {
+pub(super) fn enlist(world: &mut World, status: &ClusterStatus) -> Option<NodeId> {
     let shared = world.shared.clone();
     let node = NodeId(shared.add_node());
     let known = status.members.iter().map(|member| member.id);
@@ -186,7 +192,7 @@ fn enlist(world: &mut World, status: &ClusterStatus) -> Option<NodeId> {
 
 /// Asks for one thing after the other; false where one was refused for good, would leave too few
 /// voters with their disks, or waits in vain for a newcomer that lost its own.
-async fn carry_out(shared: &Shared, asks: Vec<Ask>, newcomer: Option<NodeId>) -> bool {
+pub(super) async fn carry_out(shared: &Shared, asks: Vec<Ask>, newcomer: Option<NodeId>) -> bool {
     for ask in asks {
         if ask.votes.is_some_and(|votes| !shared.losses().begin(votes)) {
             shared.happened("members: not asked for, with the disks that are lost");
@@ -209,7 +215,7 @@ async fn carry_out(shared: &Shared, asks: Vec<Ask>, newcomer: Option<NodeId>) ->
 }
 
 /// Removes a node again that lost its disk before it was of use.
-async fn give_up(shared: &Shared, newcomer: NodeId) {
+pub(super) async fn give_up(shared: &Shared, newcomer: NodeId) {
     shared.say(format_args!("node {newcomer} lost its disk, and is given up"));
     shared.changes().leaving.insert(newcomer);
     let removed = carry_out(shared, vec![Ask::remove(newcomer)], None).await;

@@ -28,6 +28,7 @@ mod campaign;
 mod clients;
 mod coverage;
 mod ending;
+mod layouts;
 mod losses;
 mod machine;
 mod members;

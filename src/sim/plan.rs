@@ -200,8 +200,8 @@ impl Fault {
 
     /// Whether it can happen in this mode.
     pub fn applies_to(self, mode: Mode) -> bool {
-        let needs_leader = self.group() == Group::Members
-            || matches!(self, Fault::IsolateLeader | Fault::PauseLeader | Fault::Transfer);
+        let needs_leader =
+            matches!(self, Fault::IsolateLeader | Fault::PauseLeader | Fault::Transfer);
         mode == Mode::Leader || !needs_leader
     }
 }
@@ -222,7 +222,7 @@ const DRIFT_ONE_IN: usize = 3;
 const SLOW_PPM: i64 = -330_000;
 const FAST_PPM: i64 = 330_000;
 
-/// One world of leader mode in this many, of those with more than one node, changes its members.
+/// One world in this many, of those with more than one node, changes its members.
 const MEMBERS_ONE_IN: u64 = 5;
 
 /// Of worlds that change their members, one in this many flips bits, and one in this many wipes
@@ -337,7 +337,7 @@ impl Plan {
         let fixed_leader = fixed.then(|| between(1..u64::from(nodes) + 1) as u16);
         // Without the fixed leader's disk nobody ever leads again, and nothing is promised.
         faults.retain(|fault| *fault != Fault::FlippedBit || !fixed);
-        let may_change = mode == Mode::Leader && nodes > 1 && !gentle;
+        let may_change = nodes > 1 && !gentle;
         let changes = may_change && between(0..MEMBERS_ONE_IN) == 0;
         Plan {
             mode,

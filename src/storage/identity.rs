@@ -32,8 +32,9 @@ mod sealed;
 mod tests;
 
 /// The format of a data directory as a whole: the log, the table's rows, and these files. Format 2
-/// has writes with idempotency keys in the log, and the members' roster in the group's state.
-const FORMAT: u32 = 2;
+/// has writes with idempotency keys in the log, and the members' roster in the group's state; format 3
+/// has the layout there, and in the log.
+const FORMAT: u32 = 3;
 
 const IDENTITY_FILE: &str = "identity.json";
 const PEERS_FILE: &str = "peers.json";

@@ -5,6 +5,7 @@
 mod consistency;
 mod id;
 mod key;
+mod layout;
 mod member;
 mod mode;
 mod outcome;
@@ -15,6 +16,10 @@ mod write;
 pub use consistency::{EffectiveLevel, Level};
 pub use id::{ClusterId, Epoch, Incarnation, NodeId, NodeIdError};
 pub use key::{Key, KeyError, PARTITIONS, Partition};
+pub use layout::{
+    FOUNDING_EPOCH, LayoutCommand, LayoutRefusal, LayoutState, LayoutStep, MAX_LAYOUT_NODES,
+    MAX_ZONE_BYTES, Share, Spread, Step, differ,
+};
 pub use member::{MemberChange, MemberFacts, Members};
 pub use mode::Mode;
 pub use outcome::Outcome;

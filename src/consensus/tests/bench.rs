@@ -40,7 +40,7 @@ impl Bench {
         for entry in &entries {
             match applying.entry(entry).expect("applies") {
                 Applied::Data(data) => results.extend(data),
-                Applied::Nothing => panic!("data has results"),
+                Applied::Nothing | Applied::Layout(_) => panic!("data has results"),
             }
         }
         applying.commit().expect("commits");

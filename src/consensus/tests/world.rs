@@ -202,7 +202,7 @@ impl World {
             let command = Command::Data(vec![submission.clone()]);
             match consensus.propose(command, deadline).await {
                 Ok(Applied::Data(mut results)) => return results.remove(0),
-                Ok(Applied::Nothing) => panic!("data has results"),
+                Ok(Applied::Nothing | Applied::Layout(_)) => panic!("data has results"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }

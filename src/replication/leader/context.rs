@@ -122,16 +122,17 @@ impl<G: Group> Context<G> {
     }
 
     fn member(&self, id: NodeId, facts: MemberFacts) -> Member {
-        let role = if facts.voter { "voter" } else { "learner" };
+        let votes = facts.voter;
+        let role = if votes { "voter" } else { "learner" };
         // The settings win, as they do for the links.
         let peer_address = self.peers.get(&id).cloned().unwrap_or(facts.address);
         if id == self.node {
-            let client_address = Some(self.advertise.clone());
-            return Member { id, peer_address, client_address, role, standing: Standing::Normal };
+            let (client_address, standing) = (Some(self.advertise.clone()), Standing::Normal);
+            return Member { id, peer_address, client_address, role, votes, standing };
         }
         let view = self.transport.peer(id).unwrap_or_default();
-        let standing = Standing::of(&view);
-        Member { id, peer_address, client_address: view.client_address, role, standing }
+        let (standing, client_address) = (Standing::of(&view), view.client_address);
+        Member { id, peer_address, client_address, role, votes, standing }
     }
 }
 

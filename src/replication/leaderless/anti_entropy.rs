@@ -51,9 +51,7 @@ struct PeerState {
 
 /// Compares, and has trees built anew, for as long as the node runs.
 pub(super) async fn run(core: Arc<Core>) {
-    let others = core.nodes.iter().copied().filter(|node| *node > core.node);
-    let mut peers: BTreeMap<NodeId, PeerState> =
-        others.map(|node| (node, PeerState::default())).collect();
+    let mut peers = BTreeMap::<NodeId, PeerState>::new();
     let mut rebuilds = Partition::all().collect::<Vec<_>>().into_iter().cycle();
     let mut rebuild_at = core.runtime.now() + REBUILD_EVERY;
     loop {
@@ -63,7 +61,8 @@ pub(super) async fn run(core: Arc<Core>) {
             () = core.runtime.sleep(LOOK) => {}
         }
         if core.runtime.now() >= rebuild_at {
-            let held = |partition: &Partition| core.layout.holds(core.node, *partition);
+            let view = core.view();
+            let held = |partition: &Partition| view.holds(core.node, *partition);
             rebuilds.by_ref().take(256).find(held).into_iter().for_each(|partition| {
                 core.replica.rebuild_tree(partition);
             });
@@ -72,7 +71,10 @@ pub(super) async fn run(core: Arc<Core>) {
         if core.settings.compare_interval.is_zero() {
             continue;
         }
-        for (peer, state) in &mut peers {
+        let view = core.view();
+        peers.retain(|peer, _| view.nodes.contains(peer));
+        for peer in view.nodes.iter().filter(|peer| **peer > core.node) {
+            let state = peers.entry(*peer).or_default();
             let (connected, now) = (core.peers.is_connected(*peer), core.runtime.now());
             let hinted = core.hints.bytes_for(*peer) > 0;
             let longest = core.settings.compare_interval * HINTS_FIRST;

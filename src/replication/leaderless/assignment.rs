@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::replication::layout::Share;
+use crate::types::Share;
 use crate::types::{NodeId, PARTITIONS};
 
 /// The nodes of each partition.

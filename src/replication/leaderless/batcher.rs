@@ -15,10 +15,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::latency::Latency;
-use super::layout::STATIC_EPOCH;
 use crate::peer::{Lane, PeerError, Request, Service, SharedTransport};
 use crate::runtime::{Instant, Runtime};
-use crate::types::NodeId;
+use crate::types::{Epoch, NodeId};
 
 /// Messages of one kind under way to one peer. More spread the load thinner without making it
 /// faster; fewer leave the link idle while an answer travels.
@@ -44,6 +43,8 @@ pub trait Batched: Send + Sized + 'static {
 
     /// About how many bytes it takes in a message.
     fn bytes(&self) -> usize;
+    /// The layout that it is sent under: a message has one.
+    fn epoch(&self) -> Epoch;
     /// When nobody waits any more.
     fn deadline(&self) -> Instant;
     fn encode(batch: &[Self]) -> Bytes;
@@ -146,7 +147,8 @@ impl<I: Batched> Batcher<I> {
             let bytes = item.bytes();
             let late = item.deadline() <= now;
             let full = batch.len() >= MAX_BATCH_ITEMS || batch_bytes + bytes > MAX_BATCH_BYTES;
-            if !late && full && !batch.is_empty() {
+            let other = batch.last().is_some_and(|last: &I| last.epoch() != item.epoch());
+            if !late && (full || other) && !batch.is_empty() {
                 break;
             }
             let Some((_, item)) = queue.items.pop_front() else { break };
@@ -168,7 +170,7 @@ impl<I: Batched> Batcher<I> {
             to: self.0.to,
             lane: Lane::Bulk,
             service: I::SERVICE,
-            epoch: Some(STATIC_EPOCH),
+            epoch: batch.first().map(I::epoch),
             deadline: batch.iter().map(I::deadline).max().unwrap_or(started),
             body: I::encode(&batch),
         });

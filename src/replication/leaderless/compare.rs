@@ -18,7 +18,7 @@ use crate::peer::Inbound;
 use crate::storage::encoding;
 use crate::storage::rows;
 use crate::storage::table::Table;
-use crate::types::{Partition, Version};
+use crate::types::{Epoch, Partition, Version};
 
 /// Rows looked at for one answer about entries: some milliseconds of reading.
 const MAX_ROWS_SCANNED: usize = 4_096;
@@ -111,7 +111,7 @@ impl Question {
 
 impl Core {
     /// Answers a peer's question, on a task of its own: rows may have to be read.
-    pub(super) fn serve_compare(self: &Arc<Core>, inbound: Inbound) {
+    pub(super) fn serve_compare(self: &Arc<Core>, inbound: Inbound, epoch: Epoch) {
         let Inbound { body, reply, .. } = inbound;
         let question: Question = match decode(&body) {
             Ok(question) => question,
@@ -120,13 +120,18 @@ impl Core {
         if !question.is_bounded() {
             return reply.refuse(format!("a question names {MAX_NAMED} things at most"));
         }
+        if self.settled_epoch() != epoch {
+            return reply.refuse("what was taken under the layout before is not in its table yet");
+        }
         if self.pages_served.fetch_add(1, Ordering::Relaxed) >= MAX_PAGES_SERVED {
             self.pages_served.fetch_sub(1, Ordering::Relaxed);
             return reply.refuse("it reads as many pages as it may");
         }
         let core = self.clone();
         self.runtime.spawn(async move {
-            match core.tell(&question).await.and_then(|told| encode(&told)) {
+            let told = core.tell(&question).await;
+            let told = told.and_then(|told| core.still_under(epoch).map(|()| told));
+            match told.and_then(|told| encode(&told)) {
                 Ok(body) => reply.send(body),
                 Err(problem) => reply.refuse(problem),
             }

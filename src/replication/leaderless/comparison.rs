@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,14 +24,13 @@ use super::Core;
 use super::compare::{self, Held, Question, Told};
 use super::gather::{Arrival, Gathering};
 use super::hash_tree::FAN_OUT;
-use super::layout::STATIC_EPOCH;
 use super::peers::ReadItem;
 use super::tally::Taken;
 use crate::peer::{Lane, Request, Service};
 use crate::planted::{self, Bug};
 use crate::replication::repair::PeerRepair;
 use crate::runtime::Instant;
-use crate::types::{Key, NodeId, Partition, Version};
+use crate::types::{Epoch, Key, NodeId, Partition, Version};
 
 /// How long after the first look the leaves that differ are looked at again: what most writes take to
 /// reach all replicas, many times over.
@@ -80,12 +79,55 @@ pub(super) struct Comparison<'a> {
     told: bool,
     /// How long records were that were fetched, about; 0 where none was.
     record_bytes: AtomicUsize,
+    /// The layout that it is made under, and of which partitions it is.
+    epoch: Epoch,
+    partitions: BTreeSet<Partition>,
+    /// Whether keys are repaired also where they may be under way.
+    takes_everything: bool,
+    /// Whether only the peer is brought something.
+    gives_alone: bool,
+    records_moved: AtomicU64,
+    bytes_moved: AtomicU64,
 }
 
 impl<'a> Comparison<'a> {
+    /// Of all partitions that both hold now.
     pub(super) fn new(core: &'a Arc<Core>, peer: NodeId, told: bool) -> Comparison<'a> {
-        let newest = core.ceiling.now();
-        Comparison { core, peer, newest, told, record_bytes: AtomicUsize::new(0) }
+        let view = core.view();
+        Comparison {
+            core,
+            peer,
+            newest: core.ceiling.now(),
+            told,
+            record_bytes: AtomicUsize::new(0),
+            epoch: view.epoch,
+            partitions: view.shared(core.node, peer),
+            takes_everything: false,
+            gives_alone: false,
+            records_moved: AtomicU64::new(0),
+            bytes_moved: AtomicU64::new(0),
+        }
+    }
+
+    /// Of these partitions alone, under this layout.
+    pub(super) fn of(self, partitions: BTreeSet<Partition>, epoch: Epoch) -> Comparison<'a> {
+        Comparison { partitions, epoch, ..self }
+    }
+
+    /// Also of keys that may be under way: once it has ended, each side that is brought something has all
+    /// that the other had when it began.
+    pub(super) fn everything(self) -> Comparison<'a> {
+        Comparison { takes_everything: true, ..self }
+    }
+
+    /// Brings the peer what it lacks, and this node nothing.
+    pub(super) fn giving_alone(self) -> Comparison<'a> {
+        Comparison { gives_alone: true, ..self }
+    }
+
+    /// How many records, and how many bytes of them, it has brought to either.
+    pub(super) fn moved(&self) -> (u64, u64) {
+        (self.records_moved.load(Ordering::Relaxed), self.bytes_moved.load(Ordering::Relaxed))
     }
 
     /// Compares; `too_new` are the keys that the comparison before found and did not repair, and
@@ -140,10 +182,7 @@ impl<'a> Comparison<'a> {
 
     /// The partitions that differ, of those whose trees are there.
     async fn roots(&self) -> Result<(Vec<u8>, Scope), String> {
-        let layout = &self.core.layout;
-        let shared = Partition::all()
-            .filter(|p| layout.holds(self.core.node, *p) && layout.holds(self.peer, *p));
-        let partitions: Vec<u8> = shared.map(|partition| partition.0).collect();
+        let partitions: Vec<u8> = self.partitions.iter().map(|partition| partition.0).collect();
         let (mut differ, mut scope) = (Vec::new(), Scope::Whole);
         for asked in partitions.chunks(compare::MAX_NAMED) {
             let question = Question::Roots(asked.to_vec());
@@ -210,10 +249,13 @@ impl<'a> Comparison<'a> {
             let Told::Entries(theirs) = self.ask(&question).await? else { return Ok(all) };
             let range = (after.as_deref(), theirs.up_to.as_deref());
             let ours = self.own_entries(Partition(partition), leaves, range).await?;
-            let (repairs, fresh): (Vec<_>, Vec<_>) =
-                differences(ours, theirs.held)?.into_iter().partition(|found| {
-                    before.get(&found.key) == Some(found) || found.is_from_before(self.newest)
-                });
+            let mut found = differences(ours, theirs.held)?;
+            found.retain(|found| !self.gives_alone || found.ours > found.theirs);
+            let (repairs, fresh): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| {
+                self.takes_everything
+                    || before.get(&found.key) == Some(found)
+                    || found.is_from_before(self.newest)
+            });
             let room = MAX_REMEMBERED.saturating_sub(too_new.len());
             too_new.extend(fresh.into_iter().take(room).map(|found| (found.key.clone(), found)));
             all &= self.repair(&repairs).await?;
@@ -299,17 +341,21 @@ impl<'a> Comparison<'a> {
         let known = self.record_bytes.load(Ordering::Relaxed);
         self.record_bytes.store((known + record.len()).div_ceil(2).max(1), Ordering::Relaxed);
         let gathering = Gathering::<Taken>::new(None);
-        core.send_write(key, &record, deadline, gathering.slot(to));
+        core.send_write(key, &record, self.epoch, deadline, gathering.slot(to));
         finished(core.runtime.deadline(deadline, gathering.next(1)).await)?;
         core.metrics.comparison_repairs.inc();
         self.tell(|told| told.repaired += 1);
-        Ok(record.len() + key.as_str().len())
+        let bytes = record.len() + key.as_str().len();
+        self.records_moved.fetch_add(1, Ordering::Relaxed);
+        self.bytes_moved.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(bytes)
     }
 
     async fn read(&self, key: &Key, deadline: Instant) -> Result<Option<Bytes>, String> {
         let gathering = Gathering::new(None);
         let slot = gathering.slot(self.peer);
-        self.core.peers.read(ReadItem { key: key.clone(), deadline, slot });
+        let (key, epoch) = (key.clone(), self.epoch);
+        self.core.peers.read(ReadItem { key, epoch, deadline, slot });
         finished(self.core.runtime.deadline(deadline, gathering.next(1)).await)
     }
 
@@ -325,7 +371,7 @@ impl<'a> Comparison<'a> {
             to: self.peer,
             lane: Lane::Bulk,
             service: Service::Compare,
-            epoch: Some(STATIC_EPOCH),
+            epoch: Some(self.epoch),
             deadline,
             body: compare::encode(question)?,
         });

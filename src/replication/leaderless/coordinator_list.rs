@@ -17,12 +17,13 @@ use futures_util::stream::{self, StreamExt};
 
 use super::Core;
 use super::coordinator_read::{damaged, decoded};
-use super::coordinator_write::too_few;
+use super::coordinator_write::EPOCH_PAUSE;
 use super::gather::{Arrival, Gathering};
-use super::layout::STATIC_EPOCH;
 use super::messages::{self, ListPage, ListRequest};
 use super::pages::{self, MergedKey, MergedPage};
 use super::quorums::{self, Quorums, ReadPlan};
+use super::settle::{Failed, Failures};
+use super::view::View;
 use crate::error::{ReadError, Refusal};
 use crate::peer::{Lane, PeerError, Request, Service};
 use crate::replication::fold::{self, RowSource, Rows};
@@ -30,7 +31,7 @@ use crate::replication::{Cost, List, ListAnswer, RequestOptions};
 use crate::runtime::Instant;
 use crate::storage::rows::{self, Bound};
 use crate::storage::table::{Table, TableError};
-use crate::types::{EffectiveLevel, Key, NodeId, Record};
+use crate::types::{EffectiveLevel, Epoch, Key, NodeId, Record};
 
 /// Rows on one page of a replica, at most.
 const MAX_PAGE_ROWS: usize = 1_024;
@@ -59,7 +60,7 @@ impl Core {
         list: List,
         options: RequestOptions,
     ) -> Result<ListAnswer, ReadError> {
-        let n = self.layout.replicas();
+        let n = self.view().replicas();
         let plan = quorums::for_read(&self.settings, n, &options)?;
         self.check_running()?;
         let mut source = MergedRows {
@@ -88,6 +89,7 @@ impl Core {
     fn ask_for_page(
         &self,
         request: &ListRequest,
+        epoch: Epoch,
         gathering: &Gathering<ListPage>,
         node: NodeId,
         deadline: Instant,
@@ -97,7 +99,7 @@ impl Core {
             to: node,
             lane: Lane::Bulk,
             service: Service::ReplicaList,
-            epoch: Some(STATIC_EPOCH),
+            epoch: Some(epoch),
             deadline,
             body: messages::encode_list(request),
         });
@@ -117,20 +119,31 @@ impl RowSource for MergedRows<'_> {
     async fn step(&mut self, from: &Bound, limit: usize) -> Result<Rows, ReadError> {
         let limit = limit.clamp(1, MAX_PAGE_ROWS) as u32;
         let request = ListRequest { prefix: self.prefix.to_owned(), from: from.clone(), limit };
-        match self.plan {
-            ReadPlan::Local if self.core.layout.holds_all(self.core.node) => {
-                self.own_rows(request).await
+        loop {
+            let view = self.core.view();
+            let rows = match self.plan {
+                ReadPlan::Local if view.reads_all_from(self.core.node) => {
+                    self.own_rows(&request).await
+                }
+                ReadPlan::Local => self.any_rows(&view, &request).await,
+                ReadPlan::Quorum(quorums) => self.quorum_rows(&view, &request, quorums).await,
+            };
+            let ask_again_at = self.core.runtime.now() + EPOCH_PAUSE;
+            match rows {
+                // The layout changes: what it was asked under stands no more.
+                Err(failed) if failed.other_epoch && ask_again_at < self.deadline => {
+                    self.core.runtime.sleep_until(ask_again_at).await;
+                }
+                rows => return rows.map_err(|failed| failed.refusal.into()),
             }
-            ReadPlan::Local => self.any_rows(request).await,
-            ReadPlan::Quorum(quorums) => self.quorum_rows(request, quorums).await,
         }
     }
 }
 
 impl MergedRows<'_> {
-    async fn own_rows(&mut self, request: ListRequest) -> Result<Rows, ReadError> {
+    async fn own_rows(&mut self, request: &ListRequest) -> Result<Rows, Failed> {
         self.cost.acks = 1;
-        let page = self.core.own_page(request).await.map_err(storage)?;
+        let page = self.core.own_page(request.clone()).await.map_err(storage)?;
         let more = match (page.end, page.rows.last()) {
             (false, Some((key, _))) => Some(Bound::After(key.as_str().to_owned())),
             _ => None,
@@ -139,47 +152,52 @@ impl MergedRows<'_> {
     }
 
     /// Rows of some replica of every partition, where this node does not hold them all.
-    async fn any_rows(&mut self, request: ListRequest) -> Result<Rows, ReadError> {
-        let pages = self.ask_nodes(request, 1).await?;
+    async fn any_rows(&mut self, view: &View, request: &ListRequest) -> Result<Rows, Failed> {
+        let pages = self.ask_nodes(view, request, |_| 1).await?;
         self.cost.acks = 1;
-        self.merge(pages).and_then(rows_of)
-    }
-
-    fn merge(&self, pages: Vec<(NodeId, ListPage)>) -> Result<MergedPage, ReadError> {
-        let merged = pages::merge(&self.core.layout, pages);
-        merged.map_err(|(key, error)| damaged(&key, &error).into())
+        Ok(rows_of(merge(view, pages)?)?)
     }
 
     async fn quorum_rows(
         &mut self,
-        request: ListRequest,
+        view: &View,
+        request: &ListRequest,
         quorums: Quorums,
-    ) -> Result<Rows, ReadError> {
-        let pages = self.ask_nodes(request, quorums.r).await?;
+    ) -> Result<Rows, Failed> {
+        let core = self.core;
+        let needed = |set: usize| quorums.of_set(&core.settings, set).r;
+        let pages = self.ask_nodes(view, request, needed).await?;
         self.cost.acks = self.cost.acks.max(pages.len() as u16);
-        let merged = self.merge(pages)?;
-        self.settle_all(&merged.keys, quorums).await?;
-        rows_of(merged)
+        let merged = merge(view, pages)?;
+        self.settle_all(view, &merged.keys, quorums).await?;
+        Ok(rows_of(merged)?)
     }
 
-    /// A page of every node, as soon as `r` replicas of every partition have given theirs.
+    /// A page of every node, as soon as enough replicas of every partition have given theirs.
     async fn ask_nodes(
         &mut self,
-        request: ListRequest,
-        r: u16,
-    ) -> Result<Vec<(NodeId, ListPage)>, ReadError> {
+        view: &View,
+        request: &ListRequest,
+        needed: impl Fn(usize) -> u16,
+    ) -> Result<Vec<(NodeId, ListPage)>, Failed> {
         let core = self.core;
         let gathering = Gathering::new(None);
-        for node in core.nodes.iter().copied().filter(|node| *node != core.node) {
+        for node in view.nodes.iter().copied().filter(|node| *node != core.node) {
             self.cost.messages += 1;
-            core.ask_for_page(&request, &gathering, node, self.deadline);
+            core.ask_for_page(request, view.epoch, &gathering, node, self.deadline);
         }
-        let own = core.own_page(request).await.map_err(storage)?;
-        let mut pages = BTreeMap::from([(core.node, own)]);
-        let mut failures = Vec::new();
+        let mut failures = Failures::default();
+        let mut pages = BTreeMap::new();
+        if view.nodes.contains(&core.node) {
+            let own = core.own_page(request.clone()).await.map_err(storage)?;
+            match core.still_under(view.epoch) {
+                Ok(()) => drop(pages.insert(core.node, own)),
+                Err(reason) => failures.add(&PeerError::Refused { to: core.node, reason }),
+            }
+        }
         loop {
             let heard: Vec<NodeId> = pages.keys().copied().collect();
-            if pages::covers(&core.layout, &heard, r) {
+            if pages::covers(view, &heard, &needed) {
                 return Ok(pages.into_iter().collect());
             }
             let ended = gathering.outstanding() == 0;
@@ -187,13 +205,13 @@ impl MergedRows<'_> {
                 Some(arrived) if ended && arrived.is_empty() => None,
                 Some(arrived) => Some(arrived),
                 None => {
-                    failures.push("the deadline passed".to_owned());
+                    failures.note("the deadline passed");
                     None
                 }
             };
             let Some(arrived) = arrived else {
-                let detail = format!("some keys have too few: {}", failures.join("; "));
-                return Err(too_few(r, pages.len(), &detail).into());
+                let most = usize::from(needed(usize::from(view.replicas())));
+                return Err(failures.too_few(most, pages.len()));
             };
             for Arrival { node, result } in arrived {
                 match result {
@@ -201,20 +219,28 @@ impl MergedRows<'_> {
                         self.cost.messages += 1;
                         pages.insert(node, page);
                     }
-                    Err(error) => failures.push(error.to_string()),
+                    Err(error) => failures.add(&error),
                 }
             }
         }
     }
 
     /// Settles every key that a quorum read would have to repair before it could answer.
-    async fn settle_all(&mut self, keys: &[MergedKey], quorums: Quorums) -> Result<(), ReadError> {
+    async fn settle_all(
+        &mut self,
+        view: &View,
+        keys: &[MergedKey],
+        quorums: Quorums,
+    ) -> Result<(), Failed> {
         let (core, deadline) = (self.core, self.deadline);
-        let mut unsettled: Vec<BoxFuture<'_, Result<u32, Refusal>>> = Vec::new();
+        let mut unsettled: Vec<BoxFuture<'_, Result<u32, Failed>>> = Vec::new();
         for MergedKey { key, resolution } in keys {
-            let holders = resolution.holders.len();
-            if !resolution.behind.is_empty() || holders < usize::from(quorums.w) {
-                unsettled.push(core.settle(key, resolution, quorums, deadline).boxed());
+            let is_short = view.read_sets(key.partition()).iter().any(|set| {
+                let holders = set.iter().filter(|node| resolution.holders.contains(node)).count();
+                holders < usize::from(quorums.of_set(&core.settings, set.len()).w)
+            });
+            if !resolution.behind.is_empty() || is_short {
+                unsettled.push(core.settle(view, key, resolution, quorums, deadline).boxed());
             }
         }
         let mut settling = stream::iter(unsettled).buffered(MAX_SETTLING);
@@ -225,7 +251,11 @@ impl MergedRows<'_> {
     }
 }
 
-fn rows_of(merged: MergedPage) -> Result<Rows, ReadError> {
+fn merge(view: &View, pages: Vec<(NodeId, ListPage)>) -> Result<MergedPage, Refusal> {
+    pages::merge(view, pages).map_err(|(key, error)| damaged(&key, &error))
+}
+
+fn rows_of(merged: MergedPage) -> Result<Rows, Refusal> {
     let rows = merged.keys.into_iter().filter_map(|merged| {
         let newest = merged.resolution.newest?;
         Some((merged.key, newest))
@@ -233,11 +263,11 @@ fn rows_of(merged: MergedPage) -> Result<Rows, ReadError> {
     Ok(Rows { rows: decode_rows(rows.collect())?, more: merged.more })
 }
 
-fn storage(error: TableError) -> ReadError {
-    Refusal::Storage { detail: error.to_string() }.into()
+fn storage(error: TableError) -> Refusal {
+    Refusal::Storage { detail: error.to_string() }
 }
 
-fn decode_rows(rows: Vec<(Key, Bytes)>) -> Result<Vec<(Key, Record)>, ReadError> {
+fn decode_rows(rows: Vec<(Key, Bytes)>) -> Result<Vec<(Key, Record)>, Refusal> {
     let decode = |(key, bytes): (Key, Bytes)| {
         let record = decoded(&key, &bytes)?;
         Ok((key, record))

@@ -15,18 +15,20 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Core;
-use super::coordinator_write::too_few;
+use super::coordinator_write::EPOCH_PAUSE;
 use super::gather::{Arrival, Gathering};
 use super::peers::ReadItem;
 use super::quorums::{self, Quorums, ReadPlan};
-use super::resolve::{Held, Resolution, resolve};
-use super::tally::Taken;
+use super::resolve::{Held, resolve};
+use super::settle::{Failed, Failures};
+use super::view::View;
 use crate::error::{ReadError, Refusal};
+use crate::peer::PeerError;
 use crate::planted::{self, Bug};
 use crate::replication::{Cost, ReadAnswer, RequestOptions};
 use crate::runtime::Instant;
 use crate::storage::encoding;
-use crate::types::{EffectiveLevel, Key, NodeId, Record};
+use crate::types::{EffectiveLevel, Epoch, Key, NodeId, Record};
 
 /// One quorum read in this many asks all replicas.
 const ASK_ALL_ONE_IN: u64 = 10;
@@ -48,14 +50,17 @@ const MAX_LATE_CHECKS: usize = 256;
 struct Round<'a> {
     core: &'a Core,
     key: &'a Key,
+    epoch: Epoch,
     deadline: Instant,
+    /// The sets of replicas, and of how many of each an answer is needed.
+    needs: Vec<(&'a [NodeId], usize)>,
     gathering: Gathering<Option<Bytes>>,
     /// The replicas not asked yet, the slowest first.
     unasked: Vec<NodeId>,
     /// Those asked and not heard from.
     awaited: Vec<NodeId>,
     held: Vec<Held>,
-    failures: Vec<String>,
+    failures: Failures,
     messages: u32,
 }
 
@@ -65,28 +70,46 @@ impl Core {
         key: Key,
         options: RequestOptions,
     ) -> Result<ReadAnswer, ReadError> {
-        let n = self.layout.replicas();
-        let plan = quorums::for_read(&self.settings, n, &options)?;
-        self.check_running()?;
-        match plan {
-            ReadPlan::Quorum(quorums) if planted::is(Bug::LocalReadAtQuorum) => {
-                let local = self.local_read(&key, options.deadline).await?;
-                Ok(ReadAnswer { level: quorums.level(), ..local })
+        loop {
+            let view = self.view();
+            let plan = quorums::for_read(&self.settings, view.replicas(), &options)?;
+            self.check_running()?;
+            let answer = match plan {
+                ReadPlan::Quorum(quorums) if planted::is(Bug::LocalReadAtQuorum) => {
+                    let local = self.local_read(&view, &key, options.deadline).await;
+                    local.map(|answer| ReadAnswer { level: quorums.level(), ..answer })
+                }
+                ReadPlan::Quorum(quorums) => {
+                    self.quorum_read(&view, &key, quorums, options.deadline).await
+                }
+                ReadPlan::Local => self.local_read(&view, &key, options.deadline).await,
+            };
+            let ask_again_at = self.runtime.now() + EPOCH_PAUSE;
+            match answer {
+                // The layout changes: what it was asked under stands no more.
+                Err(failed) if failed.other_epoch && ask_again_at < options.deadline => {
+                    self.runtime.sleep_until(ask_again_at).await;
+                }
+                answer => return answer.map_err(|failed| failed.refusal.into()),
             }
-            ReadPlan::Quorum(quorums) => {
-                self.quorum_read(&key, quorums, options.deadline).await.map_err(ReadError::from)
-            }
-            ReadPlan::Local => self.local_read(&key, options.deadline).await,
         }
     }
 
     /// The nearest replica's record, which is this node's own where it has one.
-    async fn local_read(&self, key: &Key, deadline: Instant) -> Result<ReadAnswer, ReadError> {
-        let (newest, messages) = if self.layout.holds(self.node, key.partition()) {
+    async fn local_read(
+        &self,
+        view: &View,
+        key: &Key,
+        deadline: Instant,
+    ) -> Result<ReadAnswer, Failed> {
+        let partition = key.partition();
+        let (newest, messages) = if view.reads_from(self.node, partition) {
             (self.read_own(key)?, 0)
         } else {
-            let mut round = Round::new(self, key, deadline);
-            round.hear(1).await?;
+            let mut round = Round::new(self, view, key, deadline);
+            round.needs = vec![(view.old_replicas(partition), 1)];
+            round.unasked.retain(|node| view.reads_from(*node, partition));
+            round.hear().await?;
             (round.held.swap_remove(0).record, round.messages)
         };
         let cost = Cost { messages, acks: 1 };
@@ -96,25 +119,30 @@ impl Core {
 
     async fn quorum_read(
         self: &Arc<Core>,
+        view: &Arc<View>,
         key: &Key,
         quorums: Quorums,
         deadline: Instant,
-    ) -> Result<ReadAnswer, Refusal> {
-        let mut round = Round::new(self, key, deadline);
+    ) -> Result<ReadAnswer, Failed> {
+        let mut round = Round::new(self, view, key, deadline);
+        let sets = view.read_sets(key.partition());
+        let of_set = |set: &[NodeId]| usize::from(quorums.of_set(&self.settings, set.len()).r);
+        round.needs = sets.iter().map(|set| (set, of_set(set))).collect();
         let ask_all = self.runtime.random_below(ASK_ALL_ONE_IN) == 0;
         if ask_all {
-            round.ask(usize::from(quorums.n))?;
+            round.ask_all()?;
         }
-        round.hear(usize::from(quorums.r)).await?;
+        round.hear().await?;
         if planted::is(Bug::ExpiredFilteredBeforeMerging) {
             self.forget_expired(&mut round.held);
         }
         let resolution = resolve(&round.held).map_err(|error| damaged(key, &error))?;
         let mut cost = Cost { messages: round.messages, acks: round.held.len() as u16 };
-        cost.messages += self.settle(key, &resolution, quorums, deadline).await?;
+        cost.messages += self.settle(view, key, &resolution, quorums, deadline).await?;
         if ask_all && !round.awaited.is_empty() && self.repairs() {
             let Round { gathering, held, .. } = round;
-            self.check_late(key.clone(), gathering, held, quorums, deadline);
+            let late = Late { view: view.clone(), key: key.clone(), gathering, held, quorums };
+            self.check_late(late, deadline);
         }
         let record = resolution.newest.map(|bytes| self.as_it_counts(key, &bytes)).transpose()?;
         Ok(ReadAnswer { record, level: quorums.level(), cost })
@@ -155,90 +183,42 @@ impl Core {
         hedge_delay(asked, MIN_HEDGE_DELAY, |node| self.peers.read_p95_us(node))
     }
 
-    /// The same for writes, which take a sync: too little is known of one alone to hurry it.
-    fn write_hedge_delay(&self, sent_to: &[NodeId]) -> Duration {
-        hedge_delay(sent_to, HEDGE_DELAY, |node| self.peers.write_p95_us(node))
-    }
-
-    /// Brings what is newest to a write quorum, and to every replica known to be behind; waits for
-    /// the quorum alone. Gives how many messages it took.
-    pub(super) async fn settle(
-        &self,
-        key: &Key,
-        resolution: &Resolution,
-        quorums: Quorums,
-        deadline: Instant,
-    ) -> Result<u32, Refusal> {
-        let (Some(newest), Some(version)) = (&resolution.newest, resolution.version) else {
-            return Ok(0);
-        };
-        self.observe(version);
-        let holders = resolution.holders.len();
-        let missing = match quorums.is_strong() {
-            true if planted::is(Bug::ReadAnswersBeforeRepair) => 0,
-            true => usize::from(quorums.w).saturating_sub(holders),
-            false => 0,
-        };
-        let wants_repair = !resolution.behind.is_empty() && self.repairs();
-        if missing == 0 && (!wants_repair || self.stragglers.is_full()) {
-            return Ok(0);
-        }
-        self.check_stragglers()?;
-        let mut repair = Repair {
-            core: self,
-            key,
-            newest,
-            deadline,
-            gathering: Gathering::new(Some(self.stragglers.clone())),
-            sent_to: Vec::new(),
-            acks: 0,
-            messages: 0,
-        };
-        repair.send(&resolution.behind);
-        if missing > 0 {
-            let known = |node: &NodeId| {
-                resolution.holders.contains(node) || resolution.behind.contains(node)
-            };
-            let replicas = self.layout.replicas_of(key.partition());
-            let others = replicas.iter().copied().filter(|node| !known(node)).collect();
-            repair.await_acks(missing, others, quorums.w, holders).await?;
-        }
-        Ok(repair.messages)
-    }
-
     /// Waits in the background for the replicas that were asked and are slow, and repairs them.
-    fn check_late(
-        self: &Arc<Core>,
-        key: Key,
-        gathering: Gathering<Option<Bytes>>,
-        mut held: Vec<Held>,
-        quorums: Quorums,
-        deadline: Instant,
-    ) {
+    fn check_late(self: &Arc<Core>, late: Late, deadline: Instant) {
         if self.late_checks.fetch_add(1, Ordering::Relaxed) >= MAX_LATE_CHECKS {
             self.late_checks.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         let core = self.clone();
+        let Late { view, key, gathering, mut held, quorums } = late;
         self.runtime.spawn(async move {
             let all = usize::MAX;
             while gathering.outstanding() > 0 {
                 let Some(late) = core.runtime.deadline(deadline, gathering.next(all)).await else {
                     break;
                 };
-                take_held(late, &mut held, &mut Vec::new());
+                take_held(late, &mut held, &mut Failures::default());
             }
-            take_held(gathering.take(), &mut held, &mut Vec::new());
+            take_held(gathering.take(), &mut held, &mut Failures::default());
             if let Ok(resolution) = resolve(&held) {
                 // Nobody waits for this: a repair that fails is left to the next read.
-                let _ = core.settle(&key, &resolution, quorums, deadline).await;
+                let _ = core.settle(&view, &key, &resolution, quorums, deadline).await;
             }
             core.late_checks.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
-fn hedge_delay(
+/// A read that is answered, and of which some replicas are still to answer.
+struct Late {
+    view: Arc<View>,
+    key: Key,
+    gathering: Gathering<Option<Bytes>>,
+    held: Vec<Held>,
+    quorums: Quorums,
+}
+
+pub(super) fn hedge_delay(
     nodes: &[NodeId],
     least: Duration,
     p95_us: impl Fn(NodeId) -> Option<u64>,
@@ -248,56 +228,98 @@ fn hedge_delay(
 }
 
 impl<'a> Round<'a> {
-    fn new(core: &'a Core, key: &'a Key, deadline: Instant) -> Round<'a> {
+    /// Asks nobody yet, and needs nobody's answer.
+    fn new(core: &'a Core, view: &'a View, key: &'a Key, deadline: Instant) -> Round<'a> {
         Round {
             core,
             key,
+            epoch: view.epoch,
             deadline,
+            needs: Vec::new(),
             gathering: Gathering::new(None),
-            unasked: core.slowest_first(core.layout.replicas_of(key.partition())),
+            unasked: core.slowest_first(&view.read_sets(key.partition()).union()),
             awaited: Vec::new(),
             held: Vec::new(),
-            failures: Vec::new(),
+            failures: Failures::default(),
             messages: 0,
         }
     }
 
-    /// Asks up to `count` replicas more, the quickest first. The own replica answers at once.
-    fn ask(&mut self, count: usize) -> Result<(), Refusal> {
-        for _ in 0..count {
-            let Some(node) = self.unasked.pop() else { break };
-            if node == self.core.node {
-                let record = self.core.read_own(self.key)?;
-                self.held.push(Held { node, record });
-                continue;
-            }
-            self.messages += 1;
-            self.awaited.push(node);
-            let slot = self.gathering.slot(node);
-            let (key, deadline) = (self.key.clone(), self.deadline);
-            self.core.peers.read(ReadItem { key, deadline, slot });
+    /// Asks every replica that was not asked.
+    fn ask_all(&mut self) -> Result<(), Refusal> {
+        while let Some(node) = self.unasked.pop() {
+            self.ask(node)?;
         }
         Ok(())
     }
 
-    /// Waits until `needed` replicas have answered, asking others where one fails or is slow.
-    async fn hear(&mut self, needed: usize) -> Result<(), Refusal> {
+    /// Asks so many replicas of each set more as are needed and not asked, the quickest first.
+    fn ask_lacking(&mut self) -> Result<(), Refusal> {
+        for (set, needed) in self.needs.clone() {
+            let counts = |node: &NodeId| set.contains(node);
+            loop {
+                let heard = self.held.iter().filter(|held| counts(&held.node)).count();
+                let awaited = self.awaited.iter().filter(|node| counts(node)).count();
+                if heard + awaited >= needed {
+                    break;
+                }
+                let Some(next) = self.unasked.iter().rposition(counts) else { break };
+                let node = self.unasked.remove(next);
+                self.ask(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a replica. The own one answers at once.
+    fn ask(&mut self, node: NodeId) -> Result<(), Refusal> {
+        let (key, epoch, deadline) = (self.key.clone(), self.epoch, self.deadline);
+        if node == self.core.node {
+            let _held = match self.core.hold(epoch) {
+                Ok(held) => held,
+                Err(reason) => {
+                    self.failures.add(&PeerError::Refused { to: node, reason });
+                    return Ok(());
+                }
+            };
+            let record = self.core.read_own(self.key)?;
+            self.held.push(Held { node, record });
+            return Ok(());
+        }
+        self.messages += 1;
+        self.awaited.push(node);
+        let slot = self.gathering.slot(node);
+        self.core.peers.read(ReadItem { key, epoch, deadline, slot });
+        Ok(())
+    }
+
+    /// How many answers the set that lacks most of them lacks.
+    fn lacking(&self) -> usize {
+        let lacks = |(set, needed): &(&[NodeId], usize)| {
+            let heard = self.held.iter().filter(|held| set.contains(&held.node)).count();
+            needed.saturating_sub(heard)
+        };
+        self.needs.iter().map(lacks).max().unwrap_or(0)
+    }
+
+    /// Waits until so many replicas have answered as are needed, asking others where one fails or is slow.
+    async fn hear(&mut self) -> Result<(), Failed> {
         let runtime = &self.core.runtime;
-        self.ask(needed.saturating_sub(self.held.len() + self.awaited.len()))?;
+        self.ask_lacking()?;
         let hedge_delay = self.core.hedge_delay(&self.awaited);
         let mut hedge_at = Some(runtime.now() + hedge_delay);
-        while self.held.len() < needed {
-            self.ask(needed.saturating_sub(self.held.len() + self.awaited.len()))?;
-            if self.awaited.is_empty() && self.held.len() < needed {
-                return Err(self.short_of(needed));
+        while self.lacking() > 0 {
+            self.ask_lacking()?;
+            if self.awaited.is_empty() && self.lacking() > 0 {
+                return Err(self.short());
             }
             let until = hedge_at.map_or(self.deadline, |at| at.min(self.deadline));
-            let next = self.gathering.next(needed.saturating_sub(self.held.len()));
+            let next = self.gathering.next(self.lacking());
             match runtime.deadline(until, next).await {
                 Some(arrived) => self.take(arrived),
                 None if until == self.deadline => {
-                    self.failures.push("the deadline passed".to_owned());
-                    return Err(self.short_of(needed));
+                    self.failures.note("the deadline passed");
+                    return Err(self.short());
                 }
                 None => {
                     hedge_at = None;
@@ -306,7 +328,7 @@ impl<'a> Round<'a> {
                     self.awaited
                         .iter()
                         .for_each(|node| self.core.peers.note_slow(*node, waited_us));
-                    self.ask(self.unasked.len())?;
+                    self.ask_all()?;
                 }
             }
         }
@@ -321,108 +343,18 @@ impl<'a> Round<'a> {
         self.messages += (self.held.len() - answered_before) as u32;
     }
 
-    fn short_of(&self, needed: usize) -> Refusal {
-        too_few(needed as u16, self.held.len(), &self.failures.join("; "))
+    fn short(&self) -> Failed {
+        let needed = self.needs.iter().map(|(_, needed)| *needed).max().unwrap_or(0);
+        self.failures.too_few(needed, self.held.len())
     }
 }
 
-fn take_held(
-    arrived: Vec<Arrival<Option<Bytes>>>,
-    held: &mut Vec<Held>,
-    failures: &mut Vec<String>,
-) {
+fn take_held(arrived: Vec<Arrival<Option<Bytes>>>, held: &mut Vec<Held>, failures: &mut Failures) {
     for Arrival { node, result } in arrived {
         match result {
             Ok(record) => held.push(Held { node, record }),
-            Err(error) => failures.push(error.to_string()),
+            Err(error) => failures.add(&error),
         }
-    }
-}
-
-/// Writing a record back to replicas that do not have it.
-struct Repair<'a> {
-    core: &'a Core,
-    key: &'a Key,
-    newest: &'a Bytes,
-    deadline: Instant,
-    gathering: Gathering<Taken>,
-    sent_to: Vec<NodeId>,
-    acks: usize,
-    messages: u32,
-}
-
-impl Repair<'_> {
-    fn send(&mut self, nodes: &[NodeId]) {
-        for node in nodes {
-            self.core.metrics.read_repairs.inc();
-            self.sent_to.push(*node);
-            self.messages += u32::from(*node != self.core.node);
-            let slot = self.gathering.slot(*node);
-            self.core.send_write(self.key, self.newest, self.deadline, slot);
-        }
-    }
-
-    /// Waits for `missing` acknowledgements; turns to the `others`, whose record is not known,
-    /// where those written to are too few, fail or are slow. Also a replica that has something
-    /// newer by now acknowledges: no later read returns anything older through it.
-    async fn await_acks(
-        &mut self,
-        missing: usize,
-        mut others: Vec<NodeId>,
-        w: u16,
-        holders: usize,
-    ) -> Result<(), Refusal> {
-        let runtime = &self.core.runtime;
-        let mut failures = Vec::new();
-        let hedge_at = runtime.now() + self.core.write_hedge_delay(&self.sent_to);
-        if self.sent_to.len() < missing {
-            self.send(&std::mem::take(&mut others));
-        }
-        while self.acks < missing {
-            if self.gathering.outstanding() == 0 && others.is_empty() {
-                self.take(self.gathering.take(), &mut failures);
-                if self.acks >= missing {
-                    break;
-                }
-                return Err(too_few(w, holders + self.acks, &failures.join("; ")));
-            }
-            let until = if others.is_empty() { self.deadline } else { hedge_at };
-            let next = self.gathering.next(missing - self.acks);
-            let arrived = runtime.deadline(until.min(self.deadline), next).await;
-            let turn_to_others = match arrived {
-                Some(arrived) => self.take(arrived, &mut failures) > 0,
-                None if runtime.now() >= self.deadline => {
-                    failures.push("the deadline passed".to_owned());
-                    return Err(too_few(w, holders + self.acks, &failures.join("; ")));
-                }
-                None => true,
-            };
-            if turn_to_others {
-                self.send(&std::mem::take(&mut others));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes answers in, and says how many of them failed.
-    fn take(&mut self, arrived: Vec<Arrival<Taken>>, failures: &mut Vec<String>) -> usize {
-        let mut failed = 0;
-        for Arrival { node, result } in arrived {
-            match result {
-                Ok(taken) => {
-                    self.acks += 1;
-                    self.messages += u32::from(node != self.core.node);
-                    if let Taken::SupersededBy(newer) = taken {
-                        self.core.observe(newer);
-                    }
-                }
-                Err(error) => {
-                    failed += 1;
-                    failures.push(error.to_string());
-                }
-            }
-        }
-        failed
     }
 }
 

@@ -11,7 +11,6 @@ use crate::replication::explain::{
 };
 use crate::types::{EffectiveLevel, Key, NodeId, Version};
 
-use super::layout::STATIC_EPOCH;
 use super::quorums::{Quorums, ReadPlan};
 
 impl Core {
@@ -20,25 +19,29 @@ impl Core {
         key: Key,
         options: RequestOptions,
     ) -> Result<Explanation, ReadError> {
-        let plan = quorums::for_read(&self.settings, self.layout.replicas(), &options)?;
+        let view = self.view();
+        let plan = quorums::for_read(&self.settings, view.replicas(), &options)?;
         self.check_running()?;
         let partition = key.partition();
-        let replicas = self.layout.replicas_of(partition);
+        let replicas = view.write_sets(partition).union();
         let asking = Asking {
             runtime: &self.runtime,
             transport: &self.transport,
             own: self.node,
-            epoch: Some(STATIC_EPOCH),
+            epoch: Some(view.epoch),
             deadline: options.deadline,
         };
         let own = self.holding(&key);
         let views = asking.all(&key, replicas.iter().copied(), own).await;
         let mut reads = Vec::new();
         if let ReadPlan::Quorum(quorums) = plan {
-            reads.push(quorum_read(&views, self.node, quorums));
+            // While replicas move, by those that they move from: the new ones are not read alone.
+            let read: Vec<ReplicaView> =
+                views.iter().filter(|it| view.reads_from(it.node, partition)).cloned().collect();
+            reads.push(quorum_read(&read, self.node, quorums));
         }
         // This node where it holds the key, and no other; else whoever answers, the quickest first.
-        let mut order = self.slowest_first(replicas);
+        let mut order = self.slowest_first(view.old_replicas(partition));
         order.reverse();
         if order.first() == Some(&self.node) {
             order.truncate(1);
@@ -59,10 +62,12 @@ impl Core {
     /// Answers a peer that asks what this node holds of a key.
     pub(super) fn serve_inspect(&self, inbound: Inbound) {
         let Inbound { body, reply, .. } = inbound;
-        let held = explain::key(&body).and_then(|key| match self.refusal(std::iter::once(&key)) {
-            Some(refusal) => Err(refusal),
-            None => self.holding(&key),
-        });
+        let view = self.view();
+        let held =
+            explain::key(&body).and_then(|key| match self.refusal(&view, std::iter::once(&key)) {
+                Some(refusal) => Err(refusal),
+                None => self.holding(&key),
+            });
         match held.and_then(|holding| explain::encode(&holding)) {
             Ok(body) => reply.send(body),
             Err(reason) => reply.refuse(reason),

@@ -24,7 +24,7 @@ pub(super) async fn run(core: Arc<Core>) -> TableError {
     loop {
         let mut sent = false;
         // A page each in turn.
-        for node in core.nodes.iter().copied().filter(|node| *node != core.node) {
+        for node in core.hints.receivers() {
             if core.peers.is_connected(node) && core.hints.bytes_for(node) > 0 {
                 match core.send_hints(node).await {
                     Ok(all) => sent |= all,
@@ -46,13 +46,22 @@ impl Core {
             // What is counted is not in the table yet.
             return Ok(false);
         }
+        let view = self.view();
+        let (hints, strays): (Vec<Hint>, Vec<Hint>) =
+            hints.into_iter().partition(|hint| view.holds(to, hint.key.partition()));
+        if !strays.is_empty() {
+            // It holds them no longer: whoever does was brought them when the layout changed.
+            self.hints.arrived(&strays)?;
+            self.metrics.hints_dropped.inc_by(strays.len() as u64);
+        }
         let began = self.begin_repair();
         let sent: Vec<(Hint, Gathering<Taken>)> = hints
             .into_iter()
             .map(|hint| {
                 let gathering = Gathering::new(None);
                 let slot = gathering.slot(to);
-                self.send_write(&hint.key, &hint.record, began + TIMEOUT, slot);
+                let deadline = began + TIMEOUT;
+                self.send_write(&hint.key, &hint.record, view.epoch, deadline, slot);
                 (hint, gathering)
             })
             .collect();

@@ -203,6 +203,12 @@ impl Hints {
         })
     }
 
+    /// The replicas that there are hints for.
+    pub fn receivers(&self) -> Vec<NodeId> {
+        let state = self.state.lock();
+        state.kept.iter().filter(|(_, bytes)| **bytes > 0).map(|(node, _)| *node).collect()
+    }
+
     /// Bytes of hints for a replica.
     pub fn bytes_for(&self, to: NodeId) -> u64 {
         self.state.lock().kept.get(&to).copied().unwrap_or_default()

@@ -1,11 +1,10 @@
-//! Which nodes hold which partition: the static layout of a cluster whose members never change.
+//! Which nodes hold which partition, and the layout of a new cluster, which no node has to be told.
 //!
-//! **Guarantees.** Every node computes the same layout from the same `--peers` and N, whatever
+//! **Guarantees.** Every node computes the same first layout from the same `--peers` and N, whatever
 //! order they are given in. Every partition has N different nodes (all of them where there are
 //! fewer), and about the same number of partitions falls to each.
 //!
-//! **Does not** change while a cluster runs: moving replicas needs the control plane, a higher
-//! epoch and a transfer, and comes with membership.
+//! How a layout changes, see [`crate::types::LayoutState`] and `transfer`.
 //!
 //! Rendezvous hashing: Thaler, Ravishankar, "Using Name-Based Mappings to Increase Hit Rates" (1998).
 
@@ -13,10 +12,7 @@ use std::collections::BTreeSet;
 
 use twox_hash::XxHash3_64;
 
-use crate::types::{Epoch, NodeId, PARTITIONS, Partition};
-
-/// The epoch of the static layout.
-pub const STATIC_EPOCH: Epoch = Epoch(1);
+use crate::types::{NodeId, PARTITIONS, Partition, Share, Spread};
 
 /// Which nodes hold which partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +39,12 @@ impl Layout {
         Layout { replicas, partitions }
     }
 
+    /// That of a spread.
+    pub fn of(spread: &Spread) -> Layout {
+        let replicas = spread.replicas.min(spread.nodes.len() as u16);
+        Layout { replicas, partitions: spread.partitions.clone() }
+    }
+
     /// N: how many replicas a partition has.
     pub fn replicas(&self) -> u16 {
         self.replicas
@@ -67,6 +69,14 @@ impl Layout {
     pub fn partitions(&self) -> impl Iterator<Item = &[NodeId]> {
         self.partitions.iter().map(Vec::as_slice)
     }
+}
+
+/// The first layout of a cluster of these nodes, each as good as any other.
+pub fn founding(nodes: impl IntoIterator<Item = NodeId> + Clone, replicas: u16) -> Spread {
+    let partitions = Layout::new(nodes.clone(), replicas).partitions;
+    let share = Share { weight: 1, zone: None };
+    let nodes = nodes.into_iter().map(|node| (node, share.clone())).collect();
+    Spread { replicas, nodes, partitions }
 }
 
 /// The weight of a node for a partition. Part of what all nodes must agree on: never change it.

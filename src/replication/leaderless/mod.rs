@@ -13,14 +13,16 @@
 //! may return either, and a write through a node with a slow clock may be *superseded* by an older
 //! one, which its client is told. No conditional writes: they need consensus.
 //!
-//! **How it is laid out.** [`layout`] says which nodes hold a key, `assignment` which should. [`tally`],
+//! **How it is laid out.** [`layout`] says which nodes hold a key, `view` which do while that changes,
+//! `assignment` which should, and `active` which layout a node goes by; `transfer` brings a node what a
+//! change gives it, `departure` takes from it what it holds no longer. [`tally`],
 //! [`resolve`] and `pages` decide purely; the `coordinator_*` files act; [`replica`] is what a node
 //! does with the writes that it holds; `batcher` and `gather` carry requests there and answers back
 //! without a task a request. `hints` keeps what a replica missed until it is back; `anti_entropy` compares replicas by
-//! their hash `trees` and brings each what it lacks. The control plane's Raft group runs beside all
-//! this; no read or write waits for it.
+//! their hash `trees` and brings each what it lacks. The control plane's Raft group decides about the
+//! layout and the members beside all this; no read or write waits for it.
 //!
-//! **Deliberately absent, so far:** membership changes, collection of tombstones and of what expired.
+//! **Deliberately absent, so far:** collection of tombstones and of what expired.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,38 +30,32 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 
-use super::explain::Explanation;
-use super::layout::{LayoutPlan, LayoutStatus, Share};
-use super::repair::RepairStatus;
-use super::{
-    ClusterStatus, List, ListAnswer, Member, ReadAnswer, Replicator, RequestOptions, Standing,
-    WriteAnswer,
-};
 use crate::clock::HybridClock;
 use crate::config::{LeaderlessSettings, ReadRepair, Settings};
-use crate::consensus::{Consensus, ConsensusStatus};
-use crate::error::{ReadError, Refusal, StartError, WriteError};
-use crate::peer::{Inbound, SharedTransport};
+use crate::error::{Refusal, StartError};
+use crate::peer::SharedTransport;
 use crate::planted::{self, Bug};
 use crate::runtime::pace::Pace;
 use crate::runtime::{Runtime, Task};
 use crate::storage::log::{CommitLog, LogUser, Position};
 use crate::storage::table::Table;
 use crate::telemetry::Metrics;
-use crate::types::{Key, Mode, NodeId, Partition, Version, Write};
+use crate::types::{FOUNDING_EPOCH, Key, LayoutState, NodeId, Partition, Version};
 
+mod active;
 mod anti_entropy;
 mod assignment;
 mod batcher;
 mod ceiling;
 mod compare;
 mod comparison;
+mod control;
 mod coordinator_list;
 mod coordinator_read;
 mod coordinator_write;
+mod departure;
 mod explain;
 mod gather;
 mod hash_tree;
@@ -76,52 +72,37 @@ mod quorums;
 mod repair;
 mod replay;
 pub mod replica;
+mod replicator;
 pub mod resolve;
 mod serve;
+mod settle;
 mod stragglers;
 pub mod tally;
+mod transfer;
 mod trees;
+mod view;
 
+pub use control::ControlPlane;
 pub use replay::{Recovered, ReplicaReplay};
 
+use active::Active;
 use ceiling::Ceiling;
 use hints::Hints;
-use layout::{Layout, STATIC_EPOCH};
 use peers::Peers;
 use repair::Repairs;
 use replica::Replica;
 use stragglers::Stragglers;
+use transfer::Progress;
 use trees::Trees;
 
 /// Where a log begins that was never cut.
 const FIRST_POSITION: Position = Position(1);
-
-/// How long the control plane's log may take to be cut at a checkpoint.
-const COMPACT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a stopping node waits for the replica writes that finish in the background.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a stopping node looks whether they have.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
-
-/// What leaderless mode needs of the control plane. The data path never touches it.
-pub trait ControlPlane: Send + Sync + 'static {
-    /// The group as this node sees it.
-    fn status(&self) -> ConsensusStatus;
-    /// Lets the group release the log that it needs no more; the table was made durable before.
-    fn compact(&self) -> BoxFuture<'_, Result<(), String>>;
-}
-
-impl ControlPlane for Consensus {
-    fn status(&self) -> ConsensusStatus {
-        Consensus::status(self)
-    }
-
-    fn compact(&self) -> BoxFuture<'_, Result<(), String>> {
-        Consensus::release_log(self, COMPACT_TIMEOUT).boxed()
-    }
-}
 
 /// What leaderless mode needs on a node.
 pub struct LeaderlessOptions {
@@ -140,10 +121,8 @@ pub struct LeaderlessOptions {
 pub struct Leaderless {
     core: Arc<Core>,
     all: Settings,
-    control: Arc<dyn ControlPlane>,
-    log: Arc<CommitLog>,
-    /// Sends hints, and compares.
-    background: [Task<()>; 2],
+    /// What brings replicas what they lack, and follows the layout.
+    background: Vec<Task<()>>,
     /// Writes hints to the table.
     hint_keeper: Task<()>,
 }
@@ -152,9 +131,14 @@ pub struct Leaderless {
 struct Core {
     runtime: Runtime,
     node: NodeId,
-    nodes: Vec<NodeId>,
     settings: LeaderlessSettings,
-    layout: Layout,
+    /// Of the nodes that the settings name.
+    peer_addresses: BTreeMap<NodeId, String>,
+    control: Arc<dyn ControlPlane>,
+    log: Arc<CommitLog>,
+    active: Active,
+    /// How far this node is with the step under way of a change of the layout.
+    progress: Mutex<Option<Progress>>,
     table: Arc<dyn Table>,
     replica: Replica,
     trees: Arc<Trees>,
@@ -189,23 +173,23 @@ impl Leaderless {
         }
         check_table_reaches_log(&*table, &log)?;
         let node = settings.node_id;
-        let nodes: Vec<NodeId> = settings.peers.keys().copied().collect();
         let metrics = options.metrics;
         let max_drift_ms = settings.leaderless.max_clock_drift.as_millis() as u64;
         let stored_ms = recovered.ceiling_ms;
         let clock = HybridClock::below_ceiling(runtime.clone(), node, max_drift_ms, stored_ms);
         let max_stragglers = settings.leaderless.max_stragglers;
-        let layout = Layout::new(nodes.iter().copied(), settings.leaderless.replicas);
-        let held = Partition::all().filter(|partition| layout.holds(node, *partition));
-        let trees = Arc::new(Trees::new(held));
+        let active = Active::new(recovered.layout.or_else(|| founding_layout(&settings)));
+        let view = active.view();
+        let trees = Arc::new(Trees::new(view.held_by(node)));
         let limit_bytes = settings.leaderless.hint_bytes;
         let hints = Hints::open(table.clone(), metrics.clone(), limit_bytes)
             .map_err(|error| StartError::DataDirectory(error.to_string()))?;
-        let others = nodes.iter().copied().filter(|id| *id != node);
+        let others = view.nodes.iter().copied().filter(|id| *id != node);
         let pace = Pace::new(settings.leaderless.repair_bytes_per_s, runtime.now());
         let core = Core {
             node,
-            layout,
+            active,
+            progress: Mutex::default(),
             replica: Replica::start(
                 &runtime,
                 table.clone(),
@@ -225,16 +209,17 @@ impl Leaderless {
             pages_served: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             settings: settings.leaderless.clone(),
+            peer_addresses: settings.peers.clone(),
             transport: options.transport,
-            nodes,
+            control: options.control,
+            log,
             runtime,
             table,
             metrics,
         };
         let core = Arc::new(core);
         let (background, hint_keeper) = start_background(&core);
-        let control = options.control;
-        Ok(Leaderless { core, all: settings, control, log, background, hint_keeper })
+        Ok(Leaderless { core, all: settings, background, hint_keeper })
     }
 
     async fn checkpoint(&self) -> Result<(), String> {
@@ -242,7 +227,7 @@ impl Leaderless {
         // Before the checkpoint, so that what lies before it is in the checkpoint.
         let mut merged_up_to = core.replica.merged_up_to();
         if planted::is(Bug::CheckpointCutsTooFar) {
-            merged_up_to = self.log.end();
+            merged_up_to = core.log.end();
         }
         let table = core.table.clone();
         let done = core.runtime.blocking(move || {
@@ -253,11 +238,14 @@ impl Leaderless {
         done.await.map_err(|error| error.to_string())?;
         core.metrics.checkpoints.inc();
         core.ceiling.store_again().await.map_err(|error| error.to_string())?;
-        let log = self.log.clone();
+        if let Some(state) = core.view().state() {
+            active::store(&core.log, state).await.map_err(|error| error.to_string())?;
+        }
+        let log = core.log.clone();
         let released =
             core.runtime.blocking(move || log.release(LogUser::Replica, merged_up_to)).await;
         released.map_err(|error| error.to_string())?;
-        self.control.compact().await
+        core.control.compact().await
     }
 
     async fn shutdown(&self) {
@@ -275,25 +263,6 @@ impl Leaderless {
         }
         core.replica.close().await;
     }
-
-    fn members(&self) -> Vec<Member> {
-        let member = |(id, peer_address): (&NodeId, &String)| {
-            let own = *id == self.core.node;
-            let peer = self.core.transport.peer(*id).unwrap_or_default();
-            let standing = if own { Standing::Normal } else { Standing::of(&peer) };
-            Member {
-                id: *id,
-                peer_address: peer_address.clone(),
-                client_address: match own {
-                    true => Some(self.all.advertise.clone()),
-                    false => peer.client_address,
-                },
-                role: "replica",
-                standing,
-            }
-        };
-        self.all.peers.iter().map(member).collect()
-    }
 }
 
 impl Drop for Leaderless {
@@ -302,100 +271,16 @@ impl Drop for Leaderless {
     }
 }
 
-impl Replicator for Leaderless {
-    fn read(
-        &self,
-        key: Key,
-        options: RequestOptions,
-    ) -> BoxFuture<'_, Result<ReadAnswer, ReadError>> {
-        self.core.read(key, options).boxed()
-    }
-
-    fn write(
-        &self,
-        write: Write,
-        options: RequestOptions,
-    ) -> BoxFuture<'_, Result<WriteAnswer, WriteError>> {
-        self.core.write(write, options).boxed()
-    }
-
-    fn list(
-        &self,
-        list: List,
-        options: RequestOptions,
-    ) -> BoxFuture<'_, Result<ListAnswer, ReadError>> {
-        self.core.list(list, options).boxed()
-    }
-
-    fn explain(
-        &self,
-        key: Key,
-        options: RequestOptions,
-    ) -> BoxFuture<'_, Result<Explanation, ReadError>> {
-        self.core.explain(key, options).boxed()
-    }
-
-    fn status(&self) -> ClusterStatus {
-        let group = self.control.status();
-        ClusterStatus {
-            cluster: group.cluster,
-            mode: Mode::Leaderless,
-            epoch: STATIC_EPOCH,
-            node: self.core.node,
-            leader: group.leader,
-            fixed_leader: None,
-            term: group.term,
-            members: self.members(),
-            removed: Vec::new(),
-            applied_index: group.applied_index,
-        }
-    }
-
-    fn layout(&self) -> Result<LayoutStatus, Refusal> {
-        Ok(self.core.layout_status())
-    }
-
-    fn plan_layout(
-        &self,
-        nodes: BTreeMap<NodeId, Share>,
-    ) -> BoxFuture<'_, Result<LayoutPlan, Refusal>> {
-        self.core.plan(nodes).boxed()
-    }
-
-    fn start_repair(&self) -> Result<RepairStatus, Refusal> {
-        self.core.check_running()?;
-        let others = self.core.nodes.iter().copied().filter(|node| *node != self.core.node);
-        Ok(self.core.repairs.start(others))
-    }
-
-    fn repair_status(&self) -> Result<RepairStatus, Refusal> {
-        Ok(self.core.repairs.status())
-    }
-
-    fn ready(&self) -> Result<(), String> {
-        self.core.ready()
-    }
-
-    fn handle(&self, inbound: Inbound) {
-        self.core.serve(inbound);
-    }
-
-    fn checkpoint(&self) -> BoxFuture<'_, Result<(), String>> {
-        Leaderless::checkpoint(self).boxed()
-    }
-
-    fn failed(&self) -> BoxFuture<'_, String> {
-        self.core.replica.failed().boxed()
-    }
-
-    fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Leaderless::shutdown(self).boxed()
-    }
+/// The layout of a new cluster; `None` for a node that joins one, which is told.
+fn founding_layout(settings: &Settings) -> Option<LayoutState> {
+    let nodes = settings.peers.keys().copied();
+    let layout = layout::founding(nodes, settings.leaderless.replicas);
+    settings.joins.is_none().then(|| LayoutState::standing(FOUNDING_EPOCH, layout))
 }
 
-/// Starts what brings replicas what they lack, and what keeps hints.
-fn start_background(core: &Arc<Core>) -> ([Task<()>; 2], Task<()>) {
-    let (keeps, sends) = (core.clone(), core.clone());
+/// Starts what brings replicas what they lack, what follows the layout, and what keeps hints.
+fn start_background(core: &Arc<Core>) -> (Vec<Task<()>>, Task<()>) {
+    let (keeps, sends, follows, departs) = (core.clone(), core.clone(), core.clone(), core.clone());
     let keeper = core.runtime.spawn(async move {
         let error = keeps.hints.keep().await;
         keeps.replica.fail(error.to_string());
@@ -404,7 +289,17 @@ fn start_background(core: &Arc<Core>) -> ([Task<()>; 2], Task<()>) {
         let error = hint_sender::run(sends.clone()).await;
         sends.replica.fail(error.to_string());
     });
-    ([sender, core.runtime.spawn(anti_entropy::run(core.clone()))], keeper)
+    let follower = core.runtime.spawn(async move {
+        let error = follows.clone().follow_layout().await;
+        follows.replica.fail(error.to_string());
+    });
+    let departure = core.runtime.spawn(async move {
+        let error = departure::run(departs.clone()).await;
+        departs.replica.fail(error.to_string());
+    });
+    let comparer = core.runtime.spawn(anti_entropy::run(core.clone()));
+    let transfer = core.runtime.spawn(transfer::run(core.clone()));
+    (vec![sender, follower, departure, comparer, transfer], keeper)
 }
 
 /// Refuses a table that lacks writes which were cut from the log: it is another, or an older copy.
@@ -430,21 +325,26 @@ impl Core {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Refusal::NotReady { detail: "it stops".to_owned() });
         }
+        if self.view().state().is_none() {
+            let detail = "it joins, and was not told yet which nodes hold which partitions";
+            return Err(Refusal::NotReady { detail: detail.to_owned() });
+        }
         self.replica.failure().map_or(Ok(()), |detail| Err(Refusal::Storage { detail }))
     }
 
     fn ready(&self) -> Result<(), String> {
         self.check_running().map_err(|refusal| refusal.to_string())?;
+        let view = self.view();
         let up: BTreeMap<NodeId, bool> =
-            self.nodes.iter().map(|node| (*node, self.is_up(*node))).collect();
+            view.nodes.iter().map(|node| (*node, self.is_up(*node))).collect();
         let reached = |replicas: &[NodeId]| {
             replicas.iter().filter(|node| up.get(node).copied().unwrap_or(false)).count()
         };
-        let needed = self.settings.read_quorum.max(self.settings.write_quorum);
-        let least = self.layout.partitions().map(reached).min().unwrap_or(0);
-        if least >= usize::from(needed) {
-            return Ok(());
-        }
+        let needed = usize::from(self.settings.read_quorum.max(self.settings.write_quorum));
+        let sets = Partition::all().flat_map(|partition| view.write_sets(partition).iter());
+        // A set may have fewer than are usual, where there are fewer nodes.
+        let short = sets.map(|set| (reached(set), needed.min(set.len()))).find(|(up, n)| up < n);
+        let Some((least, needed)) = short else { return Ok(()) };
         let away: Vec<String> =
             up.iter().filter(|(_, up)| !**up).map(|(node, _)| node.to_string()).collect();
         Err(format!(

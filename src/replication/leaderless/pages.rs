@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::layout::Layout;
 use super::messages::ListPage;
 use super::resolve::{Held, Resolution, resolve};
+use super::view::View;
 use crate::planted::{self, Bug};
 use crate::storage::encoding::DecodeError;
 use crate::storage::rows::Bound;
-use crate::types::{Key, NodeId};
+use crate::types::{Key, NodeId, Partition};
 
 /// One key of a merged page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +33,19 @@ pub struct MergedPage {
     pub more: Option<Bound>,
 }
 
-/// Whether enough replicas of every partition are among `heard`.
-pub fn covers(layout: &Layout, heard: &[NodeId], needed: u16) -> bool {
-    layout.partitions().all(|replicas| {
-        let count = replicas.iter().filter(|node| heard.contains(node)).count();
-        count >= usize::from(needed)
+/// Whether enough replicas of every partition are among `heard`: `needed` of a set of so many.
+pub fn covers(view: &View, heard: &[NodeId], needed: impl Fn(usize) -> u16) -> bool {
+    Partition::all().all(|partition| {
+        view.read_sets(partition).iter().all(|set| {
+            let count = set.iter().filter(|node| heard.contains(node)).count();
+            count >= usize::from(needed(set.len()))
+        })
     })
 }
 
 /// Merges what the nodes gave, each page from the same bound on.
 pub fn merge(
-    layout: &Layout,
+    view: &View,
     pages: Vec<(NodeId, ListPage)>,
 ) -> Result<MergedPage, (Key, DecodeError)> {
     let lasts = pages
@@ -60,20 +62,20 @@ pub fn merge(
         for (key, record) in page.rows {
             let is_trusted = trusted.as_ref().is_none_or(|last| key <= *last);
             // What a node keeps of partitions that it does not hold counts for nothing.
-            if is_trusted && layout.holds(node, key.partition()) {
+            if is_trusted && view.read_sets(key.partition()).contains(node) {
                 found.entry(key).or_default().push((node, record));
             }
         }
     }
     let mut keys = Vec::with_capacity(found.len());
     for (key, records) in found {
-        let replicas = layout.replicas_of(key.partition());
+        let replicas = view.read_sets(key.partition()).union();
         let held: Vec<Held> = replicas
-            .iter()
+            .into_iter()
             .filter(|node| heard.contains(node))
             .map(|node| {
-                let record = records.iter().find(|(holder, _)| holder == node);
-                Held { node: *node, record: record.map(|(_, record)| record.clone()) }
+                let record = records.iter().find(|(holder, _)| *holder == node);
+                Held { node, record: record.map(|(_, record)| record.clone()) }
             })
             .collect();
         match resolve(&held) {
@@ -87,9 +89,10 @@ pub fn merge(
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::founding;
     use super::*;
     use crate::storage::encoding::encode;
-    use crate::types::{Content, Record, Version};
+    use crate::types::{Content, FOUNDING_EPOCH, LayoutState, Record, Version};
 
     fn record(ms: u64) -> Bytes {
         let content = if ms.is_multiple_of(2) {
@@ -106,8 +109,13 @@ mod tests {
         ListPage { rows: rows.iter().map(row).collect(), end }
     }
 
-    fn three() -> Layout {
-        Layout::new([1, 2, 3].map(NodeId), 3)
+    fn view(nodes: u16) -> View {
+        let layout = founding((1..=nodes).map(NodeId), 3);
+        View::of(LayoutState::standing(FOUNDING_EPOCH, layout))
+    }
+
+    fn three() -> View {
+        view(3)
     }
 
     fn keys(merged: &MergedPage) -> Vec<&str> {
@@ -147,9 +155,9 @@ mod tests {
 
     #[test]
     fn only_the_replicas_of_a_key_count_for_it() {
-        let layout = Layout::new([1, 2, 3, 4, 5].map(NodeId), 3);
+        let layout = view(5);
         let key = Key::new("a", 64).expect("a key");
-        let replicas = layout.replicas_of(key.partition()).to_vec();
+        let replicas = layout.old_replicas(key.partition()).to_vec();
         let pages: Vec<_> = (1..=5)
             .map(NodeId)
             // A stray row on a node that does not hold the partition is newer, and ignored.
@@ -163,9 +171,9 @@ mod tests {
 
     #[test]
     fn coverage_counts_replicas_of_every_partition() {
-        let layout = Layout::new([1, 2, 3, 4, 5].map(NodeId), 3);
-        assert!(covers(&layout, &[1, 2, 3, 4].map(NodeId), 2));
-        assert!(!covers(&layout, &[1, 2].map(NodeId), 2));
-        assert!(!covers(&layout, &[1, 2, 3, 4].map(NodeId), 3));
+        let layout = view(5);
+        assert!(covers(&layout, &[1, 2, 3, 4].map(NodeId), |_| 2));
+        assert!(!covers(&layout, &[1, 2].map(NodeId), |_| 2));
+        assert!(!covers(&layout, &[1, 2, 3, 4].map(NodeId), |_| 3));
     }
 }

@@ -1,9 +1,11 @@
 //! The other replicas: requests to them, batched, and who of them answers quickest.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 use super::batcher::{Batched, Batcher};
 use super::gather::Slot;
@@ -12,12 +14,14 @@ use super::tally::Taken;
 use crate::peer::{PeerError, Service, SharedTransport};
 use crate::planted::{self, Bug};
 use crate::runtime::{Instant, Runtime};
-use crate::types::{Key, NodeId};
+use crate::types::{Epoch, Key, NodeId};
 
 /// A record for one replica: a client's write, or a repair.
 pub struct WriteItem {
     pub key: Key,
     pub record: Bytes,
+    /// The layout that it is sent under.
+    pub epoch: Epoch,
     pub deadline: Instant,
     pub slot: Slot<Taken>,
 }
@@ -25,6 +29,8 @@ pub struct WriteItem {
 /// A read of one replica.
 pub struct ReadItem {
     pub key: Key,
+    /// The layout that it is asked under.
+    pub epoch: Epoch,
     pub deadline: Instant,
     pub slot: Slot<Option<Bytes>>,
 }
@@ -35,6 +41,10 @@ impl Batched for WriteItem {
 
     fn bytes(&self) -> usize {
         messages::weight(&self.key, &self.record)
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     fn deadline(&self) -> Instant {
@@ -66,6 +76,10 @@ impl Batched for ReadItem {
         self.key.as_str().len()
     }
 
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -94,10 +108,11 @@ struct Peer {
     reads: Batcher<ReadItem>,
 }
 
-/// Every other node.
+/// Every other node that holds partitions, or did.
 pub struct Peers {
+    runtime: Runtime,
     transport: SharedTransport,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
 }
 
 impl Peers {
@@ -107,12 +122,26 @@ impl Peers {
         transport: &SharedTransport,
         nodes: impl Iterator<Item = NodeId>,
     ) -> Peers {
-        let peers = nodes.map(|node| {
-            let writes = Batcher::new(node, runtime.clone(), transport.clone());
-            let reads = Batcher::new(node, runtime.clone(), transport.clone());
-            (node, Peer { writes, reads })
-        });
-        Peers { transport: transport.clone(), peers: peers.collect() }
+        let (runtime, transport) = (runtime.clone(), transport.clone());
+        let peers = Peers { runtime, transport, peers: RwLock::default() };
+        peers.know(nodes);
+        peers
+    }
+
+    /// Has queues to these nodes too.
+    pub fn know(&self, nodes: impl Iterator<Item = NodeId>) {
+        let mut peers = self.peers.write();
+        for node in nodes {
+            peers.entry(node).or_insert_with(|| {
+                let writes = Batcher::new(node, self.runtime.clone(), self.transport.clone());
+                let reads = Batcher::new(node, self.runtime.clone(), self.transport.clone());
+                Arc::new(Peer { writes, reads })
+            });
+        }
+    }
+
+    fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.read().get(&node).cloned()
     }
 
     /// Whether the link to a peer is up, as far as is known.
@@ -122,7 +151,7 @@ impl Peers {
 
     /// Sends a record to a peer.
     pub fn write(&self, item: WriteItem) {
-        match self.peers.get(&item.slot.node()) {
+        match self.peer(item.slot.node()) {
             Some(peer) => peer.writes.push(item),
             None => item.slot.not_sent("it is no node of this cluster"),
         }
@@ -130,7 +159,7 @@ impl Peers {
 
     /// Asks a peer for a record.
     pub fn read(&self, item: ReadItem) {
-        match self.peers.get(&item.slot.node()) {
+        match self.peer(item.slot.node()) {
             Some(peer) => peer.reads.push(item),
             None => item.slot.not_sent("it is no node of this cluster"),
         }
@@ -139,30 +168,29 @@ impl Peers {
     /// How soon a peer is likely to answer a read: lower is sooner. Peers never asked come first,
     /// so that all become known; one that is silent for longer than usual comes after the others.
     pub fn read_rank(&self, node: NodeId) -> (bool, bool, u64) {
-        let latency_us =
-            self.peers.get(&node).map_or(u64::MAX, |peer| peer.reads.latency().average_us());
+        let latency_us = self.peer(node).map_or(u64::MAX, |peer| peer.reads.latency().average_us());
         (!self.is_connected(node), self.transport.is_suspected(node), latency_us)
     }
 
     /// What 95 of a hundred of a peer's reads took at most of late, in microseconds; `None` where
     /// too few are known.
     pub fn read_p95_us(&self, node: NodeId) -> Option<u64> {
-        self.peers.get(&node)?.reads.latency().p95_us()
+        self.peer(node)?.reads.latency().p95_us()
     }
 
     /// The same of a peer's writes.
     pub fn write_p95_us(&self, node: NodeId) -> Option<u64> {
-        self.peers.get(&node)?.writes.latency().p95_us()
+        self.peer(node)?.writes.latency().p95_us()
     }
 
     #[cfg(test)]
     pub fn learn_read(&self, node: NodeId, took_us: u64) {
-        self.peers[&node].reads.latency().learn(took_us);
+        self.peer(node).expect("a peer").reads.latency().learn(took_us);
     }
 
     /// Says that a peer kept a read waiting for `waited_us` in vain.
     pub fn note_slow(&self, node: NodeId, waited_us: u64) {
-        if let Some(peer) = self.peers.get(&node) {
+        if let Some(peer) = self.peer(node) {
             peer.reads.latency().note_slow(waited_us);
         }
     }

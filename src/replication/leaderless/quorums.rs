@@ -34,6 +34,24 @@ impl Quorums {
             && self.repair == ReadRepair::Blocking
     }
 
+    /// The same of a set of `n` replicas, which may be others than now: what was not asked for is what is
+    /// usual there.
+    pub fn of_set(&self, settings: &LeaderlessSettings, n: usize) -> Quorums {
+        let n = n as u16;
+        let usual = |quorum: u16| quorum.clamp(1, n.max(1));
+        let within = |asked: u16, quorum: u16| match asked == quorum.clamp(1, self.n.max(1)) {
+            true => usual(quorum),
+            false => asked.clamp(1, n.max(1)),
+        };
+        Quorums {
+            r: within(self.r, settings.read_quorum),
+            w: within(self.w, settings.write_quorum),
+            n,
+            usual_w: usual(settings.write_quorum),
+            repair: self.repair,
+        }
+    }
+
     /// What an answer says was served.
     pub fn level(&self) -> EffectiveLevel {
         let Quorums { r, w, n, .. } = *self;

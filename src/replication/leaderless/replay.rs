@@ -1,19 +1,20 @@
 //! What a replica takes from its commit log when a node starts.
 //!
-//! **Guarantees.** Afterwards the table holds every write that the log holds, and the version
-//! ceiling is the highest ever stored. Replaying again changes nothing.
+//! **Guarantees.** Afterwards the table holds every write that the log holds, the version ceiling is the
+//! highest ever stored, and the layout the newest. Replaying again changes nothing.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::ceiling;
 use super::merge::{Merge, applied_position};
 use super::messages::{StoredWrite, decode_writes, weight};
+use super::{active, ceiling};
 use crate::planted::{self, Bug};
 use crate::storage::log::{Kind, Position, ReplayedRecord};
 use crate::storage::table::{Table, TableError};
 use crate::telemetry::Metrics;
+use crate::types::{Epoch, LayoutState};
 
 /// How many bytes of writes are merged at once: enough that a batch costs little, and bounded.
 const REPLAY_BATCH_BYTES: usize = 4 << 20;
@@ -24,18 +25,21 @@ pub struct ReplicaReplay {
     metrics: Metrics,
     applied: Option<Position>,
     ceiling_ms: u64,
+    layout: Option<LayoutState>,
     waiting: Vec<StoredWrite>,
     waiting_bytes: usize,
     last: Option<Position>,
 }
 
 /// What the log said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// The last record whose writes are in the table.
     pub applied: Option<Position>,
     /// The highest version ceiling stored, in milliseconds since 1970; 0 where there is none.
     pub ceiling_ms: u64,
+    /// The layout that the node went by last; `None` where it never was told one.
+    pub layout: Option<LayoutState>,
 }
 
 impl ReplicaReplay {
@@ -47,6 +51,7 @@ impl ReplicaReplay {
             metrics,
             applied,
             ceiling_ms: 0,
+            layout: None,
             waiting: Vec::new(),
             waiting_bytes: 0,
             last: None,
@@ -58,6 +63,14 @@ impl ReplicaReplay {
         match record.kind {
             Kind::VersionCeiling => {
                 self.ceiling_ms = self.ceiling_ms.max(ceiling::decode(record.payload)?);
+                Ok(())
+            }
+            Kind::Layout => {
+                let state = active::decode_state(record.payload)?;
+                let known = self.layout.as_ref().map_or(Epoch(0), |known| known.epoch);
+                if state.epoch > known {
+                    self.layout = Some(state);
+                }
                 Ok(())
             }
             Kind::ReplicaWrites if Some(record.position) > self.applied => self.take_writes(record),
@@ -96,6 +109,7 @@ impl ReplicaReplay {
     /// Merges what is left. Call it once the log is open.
     pub fn finish(mut self) -> Result<Recovered, TableError> {
         self.apply()?;
-        Ok(Recovered { applied: self.applied, ceiling_ms: self.ceiling_ms })
+        let ReplicaReplay { applied, ceiling_ms, layout, .. } = self;
+        Ok(Recovered { applied, ceiling_ms, layout })
     }
 }

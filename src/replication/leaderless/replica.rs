@@ -125,7 +125,6 @@ impl Replica {
         let shared = Arc::new(Shared {
             table,
             trees,
-
             log,
             metrics,
             queue: Mutex::default(),
@@ -184,6 +183,13 @@ impl Replica {
     pub fn rebuild_tree(&self, partition: Partition) {
         self.shared.trees.rebuild(partition);
         self.shared.trees_wanted.notify_one();
+    }
+
+    /// Builds the hash tree of a partition, where there is none.
+    pub fn build_tree(&self, partition: Partition) {
+        if self.shared.trees.ensure(partition) {
+            self.shared.trees_wanted.notify_one();
+        }
     }
 
     /// Where the log may be cut once a checkpoint that begins after this call is done: every write

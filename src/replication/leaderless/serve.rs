@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Core;
-use super::layout::STATIC_EPOCH;
 use super::messages::{self, ReadReply, StoredWrite};
 use super::replica::ReplicaError;
 use super::tally::Taken;
+use super::view::View;
 use crate::peer::{Inbound, Service};
 use crate::planted::{self, Bug};
 use crate::storage::encoding;
-use crate::types::Key;
+use crate::types::{Epoch, Key};
 
 /// About how many bytes of records one answer to reads holds; the rest is asked for again.
 const MAX_READ_REPLY_BYTES: usize = 4 << 20;
@@ -26,10 +26,14 @@ pub(super) const MAX_PAGES_SERVED: usize = 32;
 impl Core {
     /// Takes a peer's request.
     pub(super) fn serve(self: &Arc<Core>, inbound: Inbound) {
-        if inbound.epoch != Some(STATIC_EPOCH) {
-            let asked = inbound.epoch.map_or("none".to_owned(), |epoch| epoch.to_string());
-            let reason = format!("the layout here has epoch {STATIC_EPOCH}, not {asked}");
-            return inbound.reply.refuse(reason);
+        if inbound.service == Service::Layout {
+            return self.serve_layout(inbound);
+        }
+        let Some(epoch) = inbound.epoch else {
+            return inbound.reply.refuse("it says nothing of the layout that it was made under");
+        };
+        if self.still_under(epoch).is_err() {
+            return self.refuse_epoch(inbound);
         }
         if inbound.deadline <= self.runtime.now() {
             return inbound.reply.refuse("it came after its deadline");
@@ -38,11 +42,11 @@ impl Core {
             return inbound.reply.refuse(failure);
         }
         match inbound.service {
-            Service::ReplicaWrite => self.serve_writes(inbound),
-            Service::ReplicaRead => self.serve_reads(inbound),
-            Service::ReplicaList => self.serve_page(inbound),
+            Service::ReplicaWrite => self.serve_writes(inbound, epoch),
+            Service::ReplicaRead => self.serve_reads(inbound, epoch),
+            Service::ReplicaList => self.serve_page(inbound, epoch),
             Service::Inspect => self.serve_inspect(inbound),
-            Service::Compare => self.serve_compare(inbound),
+            Service::Compare => self.serve_compare(inbound, epoch),
             other => {
                 let reason = format!("{} is no service of a replica", other.as_str());
                 inbound.reply.refuse(reason);
@@ -50,13 +54,18 @@ impl Core {
         }
     }
 
-    fn serve_writes(&self, inbound: Inbound) {
+    fn serve_writes(&self, inbound: Inbound, epoch: Epoch) {
         let Inbound { body, reply, .. } = inbound;
         let writes = match messages::decode_writes(&body) {
             Ok(writes) => writes,
             Err(error) => return reply.refuse(error.to_string()),
         };
-        if let Some(refusal) = self.refusal(writes.iter().map(|write| &write.key)) {
+        // Held until they are in the replica's queue: see `active`.
+        let view = match self.hold(epoch) {
+            Ok(view) => view,
+            Err(reason) => return reply.refuse(reason),
+        };
+        if let Some(refusal) = self.refusal(&view, writes.iter().map(|write| &write.key)) {
             return reply.refuse(refusal);
         }
         if planted::is(Bug::DriftRefusedInApply) && self.run_ahead(&writes) {
@@ -87,13 +96,17 @@ impl Core {
         heads.into_iter().any(|(version, _)| !self.ceiling.observe(version))
     }
 
-    fn serve_reads(&self, inbound: Inbound) {
+    fn serve_reads(&self, inbound: Inbound, epoch: Epoch) {
         let Inbound { body, reply, .. } = inbound;
         let keys = match messages::decode_reads(&body) {
             Ok(keys) => keys,
             Err(error) => return reply.refuse(error.to_string()),
         };
-        if let Some(refusal) = self.refusal(keys.iter()) {
+        let view = match self.hold(epoch) {
+            Ok(view) => view,
+            Err(reason) => return reply.refuse(reason),
+        };
+        if let Some(refusal) = self.refusal(&view, keys.iter()) {
             return reply.refuse(refusal);
         }
         let (mut replies, mut bytes) = (Vec::with_capacity(keys.len()), 0);
@@ -114,7 +127,7 @@ impl Core {
         reply.send(messages::encode_read_replies(&replies));
     }
 
-    fn serve_page(self: &Arc<Core>, inbound: Inbound) {
+    fn serve_page(self: &Arc<Core>, inbound: Inbound, epoch: Epoch) {
         let Inbound { body, reply, .. } = inbound;
         let request = match messages::decode_list(&body) {
             Ok(request) => request,
@@ -126,17 +139,22 @@ impl Core {
         }
         let core = self.clone();
         self.runtime.spawn(async move {
-            match core.own_page(request).await {
+            let page = core.own_page(request).await.map_err(|error| error.to_string());
+            match page.and_then(|page| core.still_under(epoch).map(|()| page)) {
                 Ok(page) => reply.send(messages::encode_page(&page)),
-                Err(error) => reply.refuse(error.to_string()),
+                Err(reason) => reply.refuse(reason),
             }
             core.pages_served.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
     /// Why this node does not serve these keys; `None` where it does.
-    pub(super) fn refusal<'a>(&self, mut keys: impl Iterator<Item = &'a Key>) -> Option<String> {
-        let stray = keys.find(|key| !self.layout.holds(self.node, key.partition()))?;
+    pub(super) fn refusal<'a>(
+        &self,
+        view: &View,
+        mut keys: impl Iterator<Item = &'a Key>,
+    ) -> Option<String> {
+        let stray = keys.find(|key| !view.holds(self.node, key.partition()))?;
         let partition = stray.partition().0;
         Some(format!("node {} does not hold partition {partition}", self.node))
     }

@@ -4,7 +4,7 @@
 //! taken it, and never will. A verdict, once given, never turns into a contradicting one.
 
 use crate::planted::{self, Bug};
-use crate::types::Version;
+use crate::types::{NodeId, Version};
 
 /// What a replica said of one write it holds durably.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +104,62 @@ impl Tally {
     }
 }
 
+/// The answers of a write that needs a quorum of one set of replicas, or of each of two.
+#[derive(Clone, Debug)]
+pub struct Tallies<'a> {
+    sets: Vec<(&'a [NodeId], Tally)>,
+    acks: u16,
+}
+
+impl<'a> Tallies<'a> {
+    /// One for each set.
+    pub fn new(sets: impl Iterator<Item = (&'a [NodeId], Tally)>) -> Tallies<'a> {
+        Tallies { sets: sets.collect(), acks: 0 }
+    }
+
+    /// Counts what was heard of a replica, in each set that it is of.
+    pub fn count(&mut self, node: NodeId, heard: Heard) {
+        self.acks += u16::from(matches!(heard, Heard::Ack(_)));
+        let of_it = self.sets.iter_mut().filter(|(set, _)| set.contains(&node));
+        of_it.for_each(|(_, tally)| tally.count(heard));
+    }
+
+    /// What may be concluded so far: the write is done where each set has its quorum.
+    pub fn verdict(&self) -> Verdict {
+        let is = |wanted: Verdict| self.sets.iter().any(|(_, tally)| tally.verdict() == wanted);
+        if is(Verdict::Unknown) {
+            Verdict::Unknown
+        } else if is(Verdict::Pending) {
+            Verdict::Pending
+        } else if is(Verdict::Reached) && is(Verdict::NotApplied) {
+            // None of one set has it, and a quorum of the other does.
+            Verdict::Unknown
+        } else if is(Verdict::NotApplied) {
+            Verdict::NotApplied
+        } else {
+            Verdict::Reached
+        }
+    }
+
+    /// How many replicas took it.
+    pub fn acks(&self) -> u16 {
+        self.acks
+    }
+
+    /// How many acknowledgements are missing in the set that lacks most.
+    pub fn missing(&self) -> u16 {
+        self.sets.iter().map(|(_, tally)| tally.missing()).max().unwrap_or(0)
+    }
+
+    /// The newest version that the write lost to at a replica.
+    pub fn superseded_by(&self) -> Option<Version> {
+        self.sets.iter().filter_map(|(_, tally)| tally.superseded_by()).max()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::NodeId;
 
     const ALL: [Heard; 4] = [
         Heard::Ack(Taken::Newest),
@@ -182,5 +234,28 @@ mod tests {
         tally.count(Heard::Ack(Taken::Newest));
         tally.count(Heard::Ack(Taken::SupersededBy(older)));
         assert_eq!(tally.superseded_by(), Some(newer));
+    }
+
+    #[test]
+    fn of_two_sets_each_needs_its_quorum_whatever_the_order() {
+        let [old, new] = [[1, 2, 3].map(NodeId), [3, 4, 5].map(NodeId)];
+        let nodes = [1, 2, 3, 4, 5].map(NodeId);
+        for heard in sequences(5) {
+            let mut tallies =
+                Tallies::new([&old, &new].map(|set| (&set[..], Tally::new(3, 2))).into_iter());
+            nodes.iter().zip(&heard).for_each(|(node, heard)| tallies.count(*node, *heard));
+            let acks = |set: &[NodeId]| {
+                let of_set = nodes.iter().zip(&heard).filter(|(node, _)| set.contains(node));
+                of_set.filter(|(_, heard)| is_ack(heard)).count()
+            };
+            let none = heard.iter().all(|one| *one == Heard::NotApplied);
+            let expected = match (acks(&old) >= 2 && acks(&new) >= 2, none) {
+                (true, _) => Verdict::Reached,
+                (false, true) => Verdict::NotApplied,
+                (false, false) => Verdict::Unknown,
+            };
+            assert_eq!(tallies.verdict(), expected, "{heard:?}");
+            assert_eq!(usize::from(tallies.acks()), heard.iter().filter(|it| is_ack(it)).count());
+        }
     }
 }

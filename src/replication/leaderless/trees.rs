@@ -84,6 +84,16 @@ impl Trees {
         build.get_or_insert_with(|| Build::new(partition));
     }
 
+    /// Builds the tree of a partition, where there is none; whether there was none.
+    pub fn ensure(&self, partition: Partition) -> bool {
+        let slot = &mut self.slots.lock()[usize::from(partition.0)];
+        let is_missing = slot.tree.is_none() && slot.build.is_none();
+        if is_missing {
+            slot.build = Some(Build::new(partition));
+        }
+        is_missing
+    }
+
     /// Forgets the tree of a partition that the node holds no longer.
     pub fn forget(&self, partition: Partition) {
         self.slots.lock()[usize::from(partition.0)] = Slot::default();

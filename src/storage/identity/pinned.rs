@@ -1,8 +1,9 @@
-//! The layout that a data directory's records were placed by.
+//! The layout that a data directory's cluster was founded with.
 //!
-//! **Why it exists.** A mode that places keys by the cluster's nodes and the number of replicas looks
-//! for them where those say. With others, a read quorum need not meet the replicas that acknowledged
-//! a write. Until records can be moved, neither may change.
+//! **Why it exists.** A mode that places keys by the cluster's first nodes and the number of replicas looks
+//! for them where those say, until the layout is changed. With others, a read quorum need not meet the
+//! replicas that acknowledged a write. What the settings say of it never changes afterwards: nodes come
+//! and go by changes of the members and of the layout.
 
 use std::collections::BTreeSet;
 
@@ -42,8 +43,8 @@ impl PinnedLayout {
         }
         Err(StartError::DataDirectory(format!(
             "this data directory was made for {self}, but the settings say {asked}: start with the \
-             --peers and the replicas that it was made for; changing the members or the replicas \
-             of a leaderless cluster is not possible yet"
+             --peers and the replicas that it was made for; who came or left since need not be \
+             named: that is done with quorate cluster add, layout apply and remove"
         )))
     }
 }

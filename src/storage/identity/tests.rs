@@ -112,14 +112,14 @@ fn another_format_and_damaged_files_are_refused() {
     for file in [IDENTITY_FILE, PEERS_FILE] {
         let disk = SimDisk::new(1);
         open(&disk);
-        put(&disk, file, r#"{"format":3,"whatever":"follows"}"#);
+        put(&disk, file, r#"{"format":4,"whatever":"follows"}"#);
         let later = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
-        assert!(later.contains(file) && later.contains("format 3"), "{later}");
+        assert!(later.contains(file) && later.contains("format 4"), "{later}");
         // Made before writes had idempotency keys: its log would be misread.
         put(&disk, file, r#"{"format":1,"cluster":null}"#);
         let earlier = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
-        assert!(earlier.contains("format 1") && earlier.contains("format 2"), "{earlier}");
-        for damaged in ["", "{", "[]", r#"{"format":2}"#, "\0\0\0"] {
+        assert!(earlier.contains("format 1") && earlier.contains("format 3"), "{earlier}");
+        for damaged in ["", "{", "[]", r#"{"format":3}"#, "\0\0\0"] {
             put(&disk, file, damaged);
             let damaged = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
             assert!(damaged.contains(file) && damaged.contains("damaged"), "{damaged}");

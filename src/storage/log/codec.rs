@@ -215,6 +215,7 @@ fn kind_from(number: u8) -> Option<Kind> {
         5 => Kind::RaftPurged,
         6 => Kind::ReplicaWrites,
         7 => Kind::VersionCeiling,
+        8 => Kind::Layout,
         _ => return None,
     })
 }
@@ -223,7 +224,7 @@ fn kind_from(number: u8) -> Option<Kind> {
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 7] = [
+    const KINDS: [Kind; 8] = [
         Kind::RaftEntry,
         Kind::RaftVote,
         Kind::RaftTruncate,
@@ -231,6 +232,7 @@ mod tests {
         Kind::RaftPurged,
         Kind::ReplicaWrites,
         Kind::VersionCeiling,
+        Kind::Layout,
     ];
 
     fn decode(bytes: &[u8], position: Position) -> Result<(Kind, Vec<u8>), String> {

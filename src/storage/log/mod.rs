@@ -69,6 +69,8 @@ pub enum Kind {
     ReplicaWrites = 6,
     /// No version at or above this was used.
     VersionCeiling = 7,
+    /// The layout that a leaderless node goes by.
+    Layout = 8,
 }
 
 /// Who needs records to stay in the log.

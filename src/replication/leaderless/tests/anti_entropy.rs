@@ -25,7 +25,7 @@ fn differing(cluster: &Cluster, count: usize) -> Vec<String> {
     let differs = |text: &String| {
         let ids: Vec<u16> = cluster.running.keys().map(|node| node.0).collect();
         let holders = ids.into_iter().filter(|id| {
-            cluster.node(*id).leaderless.core.layout.holds(NodeId(*id), key(text).partition())
+            cluster.node(*id).leaderless.core.view().holds(NodeId(*id), key(text).partition())
         });
         let all: Vec<_> = holders.map(|id| held(id, text)).collect();
         all.windows(2).any(|pair| pair[0] != pair[1])

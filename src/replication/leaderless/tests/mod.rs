@@ -1,6 +1,6 @@
 //! Clusters in one thread on simulated disks and wires, in a world whose clock is paused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,25 +9,28 @@ use futures_util::future::{BoxFuture, FutureExt};
 
 use super::*;
 use crate::consensus::ConsensusStatus;
+use crate::error::{LayoutError, MemberError, ReadError, WriteError};
 use crate::peer::fault::{Fault, FaultPlan, FaultyTransport};
 use crate::peer::greeter::BasicGreeter;
 use crate::peer::memory::MemoryNetwork;
-use crate::peer::{Hello, Lane, PeerError, PeerHandler, Request, Service};
-use crate::replication::{List, Replicator};
-use crate::runtime::in_a_paused_world;
+use crate::peer::{Hello, Inbound, Lane, PeerError, PeerHandler, Request, Service};
+use crate::replication::{List, ReadAnswer, Replicator, RequestOptions, Standing, WriteAnswer};
+use crate::runtime::{Instant, in_a_paused_world, watch};
 use crate::storage::disk::SimDisk;
 use crate::storage::encoding;
 use crate::storage::log::LogOptions;
 use crate::storage::rows::{self, Bound};
 use crate::storage::table::MemoryTable;
 use crate::types::{
-    Change, ClusterId, Condition, Content, EffectiveLevel, Incarnation, Level, Partition, Record,
+    Change, ClusterId, Condition, Content, EffectiveLevel, Epoch, Incarnation, LayoutCommand,
+    Level, MemberChange, Mode, Partition, Record, Write,
 };
 
 mod anti_entropy;
 mod expiry;
 mod explain;
 mod hints;
+mod layouts;
 mod lists;
 mod never_back;
 mod reads;
@@ -44,15 +47,68 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Long enough for links to be dialled again after a fault.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// A control plane that stands still.
-struct NoControl;
+/// A control plane that decides at once, and tells every node but the deaf.
+#[derive(Default)]
+struct ControlPlaneOfAll {
+    layout: Mutex<Option<Arc<LayoutState>>>,
+    told: Mutex<BTreeMap<NodeId, watch::Sender<Option<Arc<LayoutState>>>>>,
+    deaf: Mutex<BTreeSet<NodeId>>,
+}
 
-impl ControlPlane for NoControl {
+impl ControlPlaneOfAll {
+    fn change(&self, command: LayoutCommand) -> Result<Epoch, LayoutError> {
+        let mut layout = self.layout.lock();
+        let changed = LayoutState::take(layout.as_deref(), command, |_| true)?;
+        let epoch = changed.epoch;
+        *layout = Some(Arc::new(changed));
+        for (node, told) in self.told.lock().iter() {
+            if !self.deaf.lock().contains(node) {
+                told.send_replace(layout.clone());
+            }
+        }
+        Ok(epoch)
+    }
+
+    fn of(self: &Arc<Self>, node: NodeId) -> Arc<ControlOfNode> {
+        let deaf = self.deaf.lock().contains(&node);
+        let known = self.layout.lock().clone().filter(|_| !deaf);
+        self.told.lock().insert(node, watch::Sender::new(known));
+        Arc::new(ControlOfNode { all: self.clone(), node })
+    }
+}
+
+/// The part of one node.
+struct ControlOfNode {
+    all: Arc<ControlPlaneOfAll>,
+    node: NodeId,
+}
+
+impl ControlPlane for ControlOfNode {
     fn status(&self) -> ConsensusStatus {
         ConsensusStatus { leader: Some(NodeId(1)), term: 3, ..ConsensusStatus::default() }
     }
 
     fn compact(&self) -> BoxFuture<'_, Result<(), String>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn watch_layout(&self) -> watch::Receiver<Option<Arc<LayoutState>>> {
+        self.all.told.lock()[&self.node].subscribe()
+    }
+
+    fn change_layout(
+        &self,
+        command: LayoutCommand,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<Epoch, LayoutError>> {
+        async { self.all.change(command) }.boxed()
+    }
+
+    fn change_members(
+        &self,
+        _change: MemberChange,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<(), MemberError>> {
         async { Ok(()) }.boxed()
     }
 }
@@ -84,6 +140,9 @@ struct Cluster {
     skews_ms: BTreeMap<NodeId, i64>,
     running: BTreeMap<NodeId, Running>,
     starts: u64,
+    /// How many nodes the cluster was founded by; the others join.
+    founders: u16,
+    control: Arc<ControlPlaneOfAll>,
     /// Changes the defaults of every node.
     settings: fn(&mut Settings),
 }
@@ -108,6 +167,8 @@ impl Cluster {
             skews_ms: BTreeMap::new(),
             running: BTreeMap::new(),
             starts: 0,
+            founders: nodes,
+            control: Arc::default(),
             settings,
         };
         for id in 1..=nodes {
@@ -134,8 +195,10 @@ impl Cluster {
         let seed = self.seed ^ (u64::from(id) << 32) ^ (self.starts << 48);
         let runtime = Runtime::simulated(seed, WALL_MS + elapsed_ms);
         runtime.set_wall_skew_ms(self.skews_ms.get(&node).copied().unwrap_or(0));
-        let peers = self.disks.keys().map(|node| (*node, format!("node-{node}"))).collect();
+        let named = (1..=self.founders).chain(std::iter::once(id)).map(NodeId);
+        let peers = named.map(|node| (node, format!("node-{node}"))).collect();
         let mut settings = Settings::defaults(node, Mode::Leaderless, peers);
+        settings.joins = (id > self.founders).then_some(ClusterId(7));
         // Nothing happens by itself, unless a test asks for it.
         settings.leaderless.hint_bytes = 0;
         settings.leaderless.compare_interval = Duration::ZERO;
@@ -162,12 +225,18 @@ impl Cluster {
             table,
             recovered,
             transport: transport.clone(),
-            control: Arc::new(NoControl),
+            control: self.control.of(node),
             metrics: metrics.clone(),
         });
         let leaderless = Arc::new(leaderless.expect("a node that starts"));
         self.network.serve(node, Arc::new(Handler(leaderless.clone())));
         self.running.insert(node, Running { runtime, leaderless, transport, metrics });
+    }
+
+    /// Starts a node that was not of the cluster before; it holds nothing yet.
+    fn join(&mut self, id: u16) {
+        self.disks.insert(NodeId(id), SimDisk::new(self.seed * 100 + u64::from(id)));
+        self.start_node(id);
     }
 
     /// Cuts a node's power.

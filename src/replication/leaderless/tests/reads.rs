@@ -239,7 +239,7 @@ fn a_local_read_shows_the_own_replica_and_elsewhere_the_nearest() {
         cluster.put(1, "a", "one").await;
         cluster.sleep_ms(100).await;
         let replicas =
-            Layout::new((1..=5).map(NodeId), 3).replicas_of(key("a").partition()).to_vec();
+            layout::Layout::new((1..=5).map(NodeId), 3).replicas_of(key("a").partition()).to_vec();
         for id in 1..=5 {
             let own = replicas.contains(&NodeId(id));
             assert_eq!(cluster.held(id, "a").is_some(), own, "node {id}");
@@ -260,7 +260,7 @@ fn status_tells_of_members_and_the_control_plane() {
         cluster.crash(3);
         cluster.sleep_ms(50).await;
         let status = cluster.node(1).leaderless.status();
-        assert_eq!((status.epoch, status.node), (STATIC_EPOCH, NodeId(1)));
+        assert_eq!((status.epoch, status.node), (FOUNDING_EPOCH, NodeId(1)));
         assert_eq!((status.leader, status.term), (Some(NodeId(1)), 3));
         let standings: Vec<Standing> =
             status.members.iter().map(|member| member.standing).collect();

@@ -190,9 +190,9 @@ fn a_checkpoint_cuts_the_log_and_keeps_the_writes_and_the_ceiling() {
         let writes = names.iter().map(|text| cluster.put(1, text, "a value"));
         let answers = futures_util::future::join_all(writes).await;
         let last = answers.iter().map(|answer| answer.version).max().expect("some");
-        let began = cluster.node(1).leaderless.log.start();
+        let began = cluster.node(1).leaderless.core.log.start();
         Replicator::checkpoint(&*cluster.node(1).leaderless).await.expect("a checkpoint");
-        assert!(cluster.node(1).leaderless.log.start() > began, "nothing was cut");
+        assert!(cluster.node(1).leaderless.core.log.start() > began, "nothing was cut");
         cluster.put(1, "after", "too").await;
         cluster.crash(1);
         let reader = Runtime::simulated(1, WALL_MS);
@@ -297,7 +297,7 @@ fn refusal(runtime: &Runtime, (table, log, recovered): Opened) -> String {
         table,
         recovered,
         transport,
-        control: Arc::new(NoControl),
+        control: Arc::new(ControlPlaneOfAll::default()).of(NodeId(1)),
         metrics,
     };
     Leaderless::start(options).map(|_| ()).expect_err("a refusal").to_string()
@@ -407,7 +407,7 @@ async fn send(
 fn requests_of_another_layout_of_strange_partitions_and_of_nonsense_are_refused() {
     in_a_paused_world(async {
         let cluster = Cluster::start(5, 8).await;
-        let layout = Layout::new((1..=5).map(NodeId), 3);
+        let layout = layout::Layout::new((1..=5).map(NodeId), 3);
         let held_by_1 = |text: &String| layout.holds(NodeId(1), key(text).partition());
         let names: Vec<String> = (0..50).map(|number| format!("key-{number}")).collect();
         let own = names.iter().find(|text| held_by_1(text)).expect("one that node 1 holds");
@@ -415,7 +415,7 @@ fn requests_of_another_layout_of_strange_partitions_and_of_nonsense_are_refused(
         let write =
             |text: &str| messages::encode_writes(std::iter::once((&key(text), &record(1, "one"))));
         let read = |text: &str| messages::encode_reads(std::iter::once(&key(text)));
-        let good = Some(STATIC_EPOCH);
+        let good = Some(FOUNDING_EPOCH);
         let other = Some(crate::types::Epoch(2));
         let nonsense = Bytes::from_static(b"nonsense");
         let refused = [

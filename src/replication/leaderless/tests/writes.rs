@@ -95,7 +95,7 @@ fn where_every_replica_dies_with_the_write_under_way_the_outcome_is_unknown() {
     in_a_paused_world(async {
         let mut cluster = Cluster::start(5, 15).await;
         let replicas =
-            Layout::new((1..=5).map(NodeId), 3).replicas_of(key("a").partition()).to_vec();
+            layout::Layout::new((1..=5).map(NodeId), 3).replicas_of(key("a").partition()).to_vec();
         let coordinator = (1..=5).find(|id| !replicas.contains(&NodeId(*id))).expect("one of two");
         cluster.put(coordinator, "warm", "up").await;
         for node in &replicas {
