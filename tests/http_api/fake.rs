@@ -187,6 +187,7 @@ impl Replicator for Fake {
             peer_address: format!("127.0.0.1:800{id}"),
             client_address: (id < 3).then(|| format!("127.0.0.1:700{id}")),
             role: "voter",
+            votes: true,
             standing: if id < 3 { Standing::Normal } else { Standing::Unreachable },
         };
         ClusterStatus {

@@ -9,11 +9,11 @@ use crate::world::in_a_world;
 fn the_cluster_is_told_whole_and_in_parts() {
     in_a_world(Mode::Leader, |world| async move {
         let members = json!([
-            {"id": 1, "peer": "127.0.0.1:8001", "client": "127.0.0.1:7001", "role": "voter",
+            {"id": 1, "peer": "127.0.0.1:8001", "client": "127.0.0.1:7001", "role": "voter", "vote": true,
              "state": "normal"},
-            {"id": 2, "peer": "127.0.0.1:8002", "client": "127.0.0.1:7002", "role": "voter",
+            {"id": 2, "peer": "127.0.0.1:8002", "client": "127.0.0.1:7002", "role": "voter", "vote": true,
              "state": "normal"},
-            {"id": 3, "peer": "127.0.0.1:8003", "client": null, "role": "voter",
+            {"id": 3, "peer": "127.0.0.1:8003", "client": null, "role": "voter", "vote": true,
              "state": "unreachable"},
         ]);
         let whole = json!({

@@ -15,7 +15,7 @@ const WRITES: u64 = 100;
 
 impl Trial {
     /// Starts one more node, and waits until it is a voter.
-    async fn join(&mut self, index: usize) {
+    pub async fn join(&mut self, index: usize) {
         self.cluster.restart(index).expect("the process starts");
         let id = self.cluster.ids()[index];
         self.until(&format!("node {id} is a voter"), async || {
@@ -42,7 +42,7 @@ impl Trial {
     }
 
     /// Changes the members; again while the cluster says that it cannot now.
-    async fn change(&self, index: usize, method: &str, below: &str, body: &str) -> Answer {
+    pub async fn change(&self, index: usize, method: &str, below: &str, body: &str) -> Answer {
         let target = format!("/v1/cluster/members{below}");
         loop {
             let answer = self.call(index, method, &target, body).await;
@@ -53,7 +53,7 @@ impl Trial {
     }
 
     /// A removed node says that it was, and ends.
-    async fn ends_removed(&mut self, index: usize) {
+    pub async fn ends_removed(&mut self, index: usize) {
         let id = self.cluster.ids()[index];
         let (status, log) = self.cluster.ended(index, PATIENCE).await.expect("it ends");
         assert_eq!(status.code(), Some(1), "{log}");
@@ -172,11 +172,4 @@ async fn a_learner_replaces_a_node_that_is_gone_and_keeps_its_place_over_a_resta
         })
         .await;
     trial.put_patiently(index, "last", "value").await;
-}
-
-#[tokio::test]
-async fn leaderless_mode_has_the_members_it_was_made_with() {
-    let trial = Trial::start(Mode::Leaderless, &[]).await;
-    let answer = trial.call(1, "DELETE", "/v1/cluster/members/3", "").await;
-    assert!(answer.status == 501 && answer.body.contains("not-implemented"), "{answer:?}");
 }
