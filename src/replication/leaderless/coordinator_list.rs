@@ -60,9 +60,9 @@ impl Core {
         list: List,
         options: RequestOptions,
     ) -> Result<ListAnswer, ReadError> {
+        self.check_running()?;
         let n = self.view().replicas();
         let plan = quorums::for_read(&self.settings, n, &options)?;
-        self.check_running()?;
         let mut source = MergedRows {
             core: self,
             prefix: &list.prefix,

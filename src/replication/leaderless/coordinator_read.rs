@@ -71,9 +71,9 @@ impl Core {
         options: RequestOptions,
     ) -> Result<ReadAnswer, ReadError> {
         loop {
+            self.check_running()?;
             let view = self.view();
             let plan = quorums::for_read(&self.settings, view.replicas(), &options)?;
-            self.check_running()?;
             let answer = match plan {
                 ReadPlan::Quorum(quorums) if planted::is(Bug::LocalReadAtQuorum) => {
                     let local = self.local_read(&view, &key, options.deadline).await;

@@ -62,6 +62,7 @@ impl Core {
         write: Write,
         options: RequestOptions,
     ) -> Result<WriteAnswer, WriteError> {
+        self.check_running()?;
         let view = self.view();
         quorums::for_write(&self.settings, view.replicas(), &options)?;
         if write.condition.is_some() {
@@ -70,7 +71,6 @@ impl Core {
         if write.retry.is_some() {
             return Err(quorums::not_yet("a safe retry (Idempotency-Key)").into());
         }
-        self.check_running()?;
         self.check_reachable(&view, &write, &options)?;
         self.check_stragglers()?;
         let deadline = options.deadline;

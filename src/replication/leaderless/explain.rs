@@ -19,9 +19,9 @@ impl Core {
         key: Key,
         options: RequestOptions,
     ) -> Result<Explanation, ReadError> {
+        self.check_running()?;
         let view = self.view();
         let plan = quorums::for_read(&self.settings, view.replicas(), &options)?;
-        self.check_running()?;
         let partition = key.partition();
         let replicas = view.write_sets(partition).union();
         let asking = Asking {
