@@ -169,6 +169,11 @@ pub enum MemberError {
          without it (quorate cluster layout apply --remove {node}), and wait until that is done"
     )]
     HoldsPartitions { node: NodeId },
+    #[error(
+        "node {node} still brings others what it alone may have of partitions that it held: ask \
+         again in a moment, or stop it if it cannot"
+    )]
+    Departing { node: NodeId },
 }
 
 /// Why a call to change the members was not done.

@@ -167,6 +167,7 @@ impl Node {
             runtime: runtime.clone(),
             settings: settings.clone(),
             boot: identity.boot(),
+            founds: identity.founding_layout().is_some(),
             log: opened.log.clone(),
             table: opened.table,
             transport,
@@ -349,26 +350,26 @@ impl Node {
     }
 }
 
-/// Opens the identity of the data directory; gives the digest of what places keys on nodes too.
+/// Opens the identity of the data directory; gives the digest of what its cluster was founded with too, or 0
+/// for a node that joined.
 fn open_identity(
     settings: &Settings,
     runtime: &Runtime,
     disk: Arc<dyn Disk>,
 ) -> Result<(Arc<Identity>, u64), StartError> {
-    let layout = PinnedLayout::new(settings.peers.keys().copied(), settings.leaderless.replicas);
-    // One that joins is told, and works nothing out by itself.
-    let founds = settings.joins.is_none();
-    let digest = if founds { layout.digest() } else { 0 };
+    let layout = PinnedLayout::new(settings.peers.keys().copied(), &settings.leaderless);
+    // In leader mode every node has every key; one that joins is told, and works nothing out by itself.
+    let founds = settings.mode == Mode::Leaderless && settings.joins.is_none();
     let identity = Identity::open(
         disk,
         runtime,
         settings.node_id,
         settings.mode,
         settings.engine.as_str(),
-        // In leader mode every node has every key.
-        (settings.mode == Mode::Leaderless && founds).then_some(layout),
+        founds.then_some(layout),
     );
     let identity = identity.map_err(|error| within_directory(error, settings))?;
+    let digest = identity.founding_layout().map_or(0, |layout| layout.digest());
     Ok((Arc::new(identity), digest))
 }
 

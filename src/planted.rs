@@ -38,6 +38,8 @@ pub enum CaughtBy {
     RealFiles,
     /// Tests of consensus: of a group in memory, or of the state machine.
     ConsensusTests,
+    /// Tests of leaderless mode in memory.
+    LeaderlessTests,
 }
 
 /// How a bug was caught.
@@ -92,6 +94,7 @@ pub fn table(caught: &BTreeMap<Bug, Caught>) -> String {
         let (worlds, check) = match (caught.get(bug), bug.caught_by()) {
             (Some(caught), _) => (caught.worlds.to_string(), caught.check.as_str()),
             (None, CaughtBy::ConsensusTests) => (String::new(), "tests of consensus"),
+            (None, CaughtBy::LeaderlessTests) => (String::new(), "tests of leaderless mode"),
             (None, CaughtBy::RealFiles) => (String::new(), "tests on real files"),
             (None, CaughtBy::Simulator) => (String::new(), "**not caught**"),
         };

@@ -33,6 +33,8 @@ struct View {
     current: Spread,
     /// `null` where the layout stands.
     change: Option<Change>,
+    /// Who still brings others what it alone may have of partitions that it held before.
+    departing: Vec<NodeId>,
 }
 
 #[derive(Serialize)]
@@ -194,8 +196,8 @@ fn wanted(body: &[u8]) -> Result<BTreeMap<NodeId, Share>, BodyError> {
 }
 
 fn view(status: LayoutStatus) -> View {
-    let LayoutStatus { epoch, current, change } = status;
-    View { epoch, current: spread(current), change: change.map(change_view) }
+    let LayoutStatus { epoch, current, change, departing } = status;
+    View { epoch, current: spread(current), change: change.map(change_view), departing }
 }
 
 fn spread(spread: SpreadView) -> Spread {

@@ -204,6 +204,7 @@ fn of_members(error: &MemberError) -> Problem {
         MemberError::HoldsPartitions { .. } => {
             problem(409, "holds-partitions", "Holds partitions", detail)
         }
+        MemberError::Departing { .. } => problem(503, "departing", "Departing", detail),
         MemberError::Unknown { .. } => problem(504, "unknown-outcome", "Outcome unknown", detail),
     }
 }
@@ -219,6 +220,9 @@ fn of_layout(error: &LayoutError) -> Problem {
         }
         LayoutError::Refused(LayoutRefusal::NothingUnderWay) => {
             problem(409, "layout-stands", "The layout stands", detail)
+        }
+        LayoutError::Refused(LayoutRefusal::MembersChange) => {
+            problem(503, "change-in-progress", "Change in progress", detail)
         }
         LayoutError::Refused(LayoutRefusal::NotFounded) => {
             problem(503, "not-ready", "Not ready", detail)

@@ -19,6 +19,10 @@ use crate::types::NodeId;
 /// How often it is asked how far a change is.
 const POLL: Duration = Duration::from_millis(300);
 
+/// How long those that gave partitions away are waited for, once the layout stands: one that is gone never
+/// says that it is done.
+const DEPART_WITHIN: Duration = Duration::from_secs(60);
+
 /// How often in a row a node may not answer while a change is waited for.
 const MAX_SILENCES: usize = 20;
 
@@ -120,8 +124,15 @@ async fn wait(client: &Client, mut view: LayoutView) -> Result<LayoutView, Clien
         bar.set_style(style);
     }
     let (runtime, mut silences) = (Runtime::real(), 0);
-    while let Some(change) = &view.change {
-        bar.set_message(progress(change));
+    let mut departing_for = Duration::ZERO;
+    while view.change.is_some() || (!view.departing.is_empty() && departing_for < DEPART_WITHIN) {
+        match &view.change {
+            Some(change) => bar.set_message(progress(change)),
+            None => {
+                departing_for += POLL;
+                bar.set_message(departing(&view.departing));
+            }
+        }
         bar.tick();
         runtime.sleep(POLL).await;
         match client.layout().await {
@@ -132,6 +143,11 @@ async fn wait(client: &Client, mut view: LayoutView) -> Result<LayoutView, Clien
     }
     bar.finish_and_clear();
     Ok(view)
+}
+
+fn departing(nodes: &[u16]) -> String {
+    let nodes: Vec<String> = nodes.iter().map(u16::to_string).collect();
+    format!("node {} still brings others what it held", nodes.join(", "))
 }
 
 fn progress(change: &LayoutChangeView) -> String {
@@ -193,6 +209,9 @@ fn show(common: &Common, view: &LayoutView) {
     for node in &view.nodes {
         let zone = node.zone.as_deref().unwrap_or("-");
         println!("{:<6} {:>6} {:>10}  {zone}", node.id, node.weight, node.holds);
+    }
+    if !view.departing.is_empty() {
+        println!("{}", departing(&view.departing));
     }
     let Some(change) = &view.change else { return };
     println!("changing: {}", progress(change));

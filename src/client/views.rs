@@ -121,6 +121,8 @@ pub struct LayoutView {
     pub partitions: Vec<Vec<u16>>,
     /// `None` where the layout stands.
     pub change: Option<LayoutChangeView>,
+    /// Nodes that still bring others what they alone may have of partitions that they held before.
+    pub departing: Vec<u16>,
 }
 
 /// A change of the layout that is under way.

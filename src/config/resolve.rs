@@ -158,9 +158,7 @@ impl RawSettings {
     /// A node that joins learns its peers from the cluster; its own address is all it has to say.
     fn check_join(&self, settings: &mut Settings) -> Result<(), SettingsError> {
         let id = settings.node_id;
-        let problem = if settings.mode != Mode::Leader {
-            "join: a leaderless cluster has the nodes it was made with: leave it out".to_owned()
-        } else if settings.peers.len() > 1 {
+        let problem = if settings.peers.len() > 1 {
             format!(
                 "join and peers: a node that joins learns its peers from the cluster: leave peers \
                  out, or give where the others reach this node alone, as in {id}=host:port"
@@ -269,6 +267,8 @@ fn check_together(settings: &Settings) -> Result<(), SettingsError> {
     let leaderless = &settings.leaderless;
     let limits = &settings.limits;
     let nodes = settings.peers.len();
+    // One that joins is told how many replicas there are, and how many are a quorum.
+    let founds = settings.join.is_none();
     let problem = if leader.election_timeout_min >= leader.election_timeout_max {
         "leader.election_timeout_min_ms must be below leader.election_timeout_max_ms".to_owned()
     } else if leader.heartbeat * 2 > leader.election_timeout_min {
@@ -280,13 +280,13 @@ fn check_together(settings: &Settings) -> Result<(), SettingsError> {
     {
         let all = settings.peers.keys().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
         format!("leader.fixed_leader = {fixed}: not among the peers, which are {all}")
-    } else if usize::from(leaderless.replicas) > nodes {
+    } else if founds && usize::from(leaderless.replicas) > nodes {
         let replicas = leaderless.replicas;
         format!("leaderless.replicas = {replicas}: there are only {nodes} nodes in peers")
-    } else if leaderless.read_quorum > leaderless.replicas {
+    } else if founds && leaderless.read_quorum > leaderless.replicas {
         let (r, n) = (leaderless.read_quorum, leaderless.replicas);
         format!("leaderless.read_quorum = {r}: at most leaderless.replicas = {n}")
-    } else if leaderless.write_quorum > leaderless.replicas {
+    } else if founds && leaderless.write_quorum > leaderless.replicas {
         let (w, n) = (leaderless.write_quorum, leaderless.replicas);
         format!("leaderless.write_quorum = {w}: at most leaderless.replicas = {n}")
     } else if limits.max_batch_bytes < limits.max_value_bytes {
@@ -376,7 +376,8 @@ mod tests {
         assert_eq!((settings.peers, settings.join_as), (own, JoinAs::Voter));
         assert!(with("peers", "3=a:1,4=b:2").contains("leave peers out"));
         assert!(with("peer_listen", "0.0.0.0:8004").contains("--peers 4=host:port"));
-        assert!(with("mode", "leaderless").contains("leaderless"));
+        let told = [pairs[0], pairs[1], ("mode", "leaderless"), ("leaderless.replicas", "3")];
+        assert!(raw(&told).resolve().is_ok(), "it is told what the replicas are");
         assert!(with("join_as", "king").contains("'voter' or 'learner'"));
         assert!(problem(&[("id", "4"), ("join", "somewhere")]).contains("expected host:port"));
         let elsewhere = [pairs[0], pairs[1], ("peer_listen", "0.0.0.0:8004"), ("peers", "4=d:8")];

@@ -59,12 +59,16 @@ impl GroupState {
     }
 
     /// Changes whenever the layout does.
-    pub(super) fn layout_version(&self) -> Option<(Epoch, usize)> {
+    pub(super) fn layout_version(&self) -> Option<(Epoch, usize, usize)> {
         let done = |state: &Arc<LayoutState>| state.change.as_ref().map_or(0, |it| it.done.len());
-        self.layout.as_ref().map(|state| (state.epoch, done(state)))
+        self.layout.as_ref().map(|state| (state.epoch, done(state), state.departing.len()))
     }
 
     fn change_layout(&mut self, command: LayoutCommand) -> Result<Epoch, LayoutRefusal> {
+        let begins = matches!(command, LayoutCommand::Begin { .. });
+        if begins && self.membership.membership().get_joint_config().len() > 1 {
+            return Err(LayoutRefusal::MembersChange);
+        }
         let is_member = |node: NodeId| self.membership.get_node(&node).is_some();
         let changed = LayoutState::take(self.layout.as_deref(), command, is_member)?;
         let epoch = changed.epoch;

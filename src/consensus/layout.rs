@@ -13,7 +13,7 @@ use super::group::{Consensus, propose};
 use super::membership::Membership;
 use super::raft_types::Proposal;
 use super::{Applied, Command, Control, ProposeError};
-use crate::error::LayoutError;
+use crate::error::{LayoutError, MemberError};
 use crate::peer::{Inbound, Service};
 use crate::runtime::{Instant, watch};
 use crate::types::{Epoch, LayoutCommand, LayoutState, NodeId};
@@ -95,11 +95,22 @@ impl Membership {
         }
     }
 
-    /// Whether a node holds partitions, or is to, or that is not known yet.
-    pub(super) fn holds_partitions(&self, node: NodeId) -> bool {
+    /// Why a node must not leave: it holds partitions, or is to, or has not brought all that it had of
+    /// others to those who hold them. One that does not answer is not waited for, since it may be gone.
+    pub(super) fn holds_partitions(&self, node: NodeId, is_there: bool) -> Option<MemberError> {
         if self.machine.orders_data {
-            return false;
+            return None;
         }
-        self.machine.layout.borrow().as_ref().is_none_or(|layout| layout.nodes().contains(&node))
+        let layout = self.machine.layout.borrow();
+        let Some(layout) = layout.as_ref() else {
+            return Some(MemberError::HoldsPartitions { node });
+        };
+        match layout.nodes().contains(&node) {
+            true => Some(MemberError::HoldsPartitions { node }),
+            false if layout.departing.contains(&node) && is_there => {
+                Some(MemberError::Departing { node })
+            }
+            false => None,
+        }
     }
 }

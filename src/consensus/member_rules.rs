@@ -25,8 +25,9 @@ pub(super) struct View<'a> {
     pub trouble: &'a dyn Fn(NodeId) -> Option<String>,
     /// Whether a node answered the leader lately; the leader itself is.
     pub there: &'a dyn Fn(NodeId) -> bool,
-    /// Whether a node holds data that no other has taken over yet: partitions of leaderless mode.
-    pub holds: &'a dyn Fn(NodeId) -> bool,
+    /// Why a node must not leave, where it has data that no other has taken over yet: partitions of
+    /// leaderless mode.
+    pub holds: &'a dyn Fn(NodeId) -> Option<MemberError>,
 }
 
 /// What is to be done.
@@ -158,10 +159,7 @@ fn may_leave(node: NodeId, view: &View<'_>) -> Result<(), MemberError> {
 }
 
 fn holds_nothing(node: NodeId, view: &View<'_>) -> Result<(), MemberError> {
-    match (view.holds)(node) {
-        true => Err(MemberError::HoldsPartitions { node }),
-        false => Ok(()),
-    }
+    (view.holds)(node).map_or(Ok(()), Err)
 }
 
 /// Refuses voters of whom too few answer to decide anything.
@@ -221,7 +219,7 @@ mod tests {
                 members,
                 trouble: &|node| is_silent(node).then(|| "silent".to_owned()),
                 there: &|node| !is_silent(node),
-                holds: &|node| node.0 == 8,
+                holds: &|node| (node.0 == 8).then_some(MemberError::HoldsPartitions { node }),
             },
         )
     }
@@ -327,7 +325,7 @@ mod tests {
             members: &three,
             trouble: &|_| None,
             there: &|_| true,
-            holds: &|_| false,
+            holds: &|_| None,
         };
         assert_eq!(decide(&remove(1), &view), Err(MemberError::Fixed { fixed: LEADER }));
     }

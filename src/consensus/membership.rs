@@ -195,7 +195,7 @@ impl Membership {
                 members: &members,
                 trouble: &|node| standing.matched(node).err(),
                 there: &|node| standing.is_there(node),
-                holds: &|node| self.holds_partitions(node),
+                holds: &|node| self.holds_partitions(node, standing.is_there(node)),
             },
         )
     }
@@ -205,6 +205,12 @@ impl Membership {
     async fn settled(&self, deadline: Instant) -> Result<Option<StoredMembership>, MemberError> {
         let effective = self.effective();
         if *effective.log_id() != self.machine.membership_log_id() {
+            return Ok(None);
+        }
+        let applied = self.machine.applied().map_or(0, |applied| applied.index);
+        let last = self.leadership.standing().metrics().last_log_index.unwrap_or(0);
+        if !self.machine.orders_data && applied < last {
+            // A change of the layout may be among what is not applied: who is to hold partitions stays.
             return Ok(None);
         }
         if effective.get_joint_config().len() > 1 {

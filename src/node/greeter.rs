@@ -175,7 +175,9 @@ mod tests {
         let node = NodeId(node);
         let peers: BTreeMap<_, _> =
             nodes.iter().map(|id| (NodeId(*id), format!("node{id}:8001"))).collect();
-        let layout = PinnedLayout::new(peers.keys().copied(), replicas);
+        let mut settings = Settings::defaults(node, mode, peers.clone());
+        settings.leaderless.replicas = replicas;
+        let layout = PinnedLayout::new(peers.keys().copied(), &settings.leaderless);
         let disk = Arc::new(SimDisk::new(u64::from(node.0)));
         let identity = Identity::open(disk, &Runtime::real(), node, mode, "memory", None);
         NodeGreeter {

@@ -335,7 +335,7 @@ bugs! {
         "Cassandra's short reads (CASSANDRA-13595)"
 
     /// A replica takes requests of another layout than its own: a quorum is made of two.
-    EpochNotChecked "epoch-not-checked" [Leaderless] Simulator
+    EpochNotChecked "epoch-not-checked" [Leaderless] LeaderlessTests
         "Cassandra before 6, whose coordinators and replicas need not agree on the ring (CEP-21)"
 
     /// A node says that it has what a change of the layout gives it, without looking.
@@ -343,6 +343,6 @@ bugs! {
         "Cassandra, whose bootstrap may end with ranges that were not streamed (CASSANDRA-8838)"
 
     /// While a layout changes, writes go to the old replicas alone.
-    MovedWritesToOldAlone "moved-writes-to-old-alone" [Leaderless] Simulator
+    MovedWritesToOldAlone "moved-writes-to-old-alone" [Leaderless] LeaderlessTests
         "a classic: pending ranges that coordinators forget (CASSANDRA-833)"
 }

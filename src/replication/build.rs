@@ -57,6 +57,8 @@ pub struct ReplicatorParts {
     pub settings: Settings,
     /// How often this data directory was opened, this time included.
     pub boot: u64,
+    /// Whether the node is of those that the cluster was founded by.
+    pub founds: bool,
     pub log: Arc<CommitLog>,
     pub table: Arc<dyn Table>,
     pub transport: SharedTransport,
@@ -86,6 +88,7 @@ pub fn build(parts: ReplicatorParts) -> Result<Arc<dyn Replicator>, StartError> 
         Mode::Leaderless => Ok(Arc::new(Leaderless::start(LeaderlessOptions {
             runtime,
             settings,
+            founds: parts.founds,
             log: parts.log,
             table,
             recovered,

@@ -32,6 +32,8 @@ pub struct LayoutStatus {
     /// What stands, or what is changed.
     pub current: SpreadView,
     pub change: Option<LayoutChange>,
+    /// Nodes that still bring others what they alone may have of partitions that they held before.
+    pub departing: Vec<NodeId>,
 }
 
 /// A change of the layout that is under way.

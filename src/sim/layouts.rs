@@ -30,6 +30,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(300);
 /// One change in so many is taken back, for no reason.
 const CANCEL_ONE_IN: u64 = 6;
 
+/// How often a removal is asked for: it is put off while the node has something to bring to others.
+const REMOVE_TRIES: usize = 40;
+
 /// Control-plane voters below which nobody is removed.
 const LEAST_VOTERS: usize = 3;
 
@@ -104,11 +107,23 @@ async fn carry_out(shared: &Shared, newcomer: Option<NodeId>, leaves: Option<Nod
     let holders = spread(shared, newcomer, leaves).await;
     for one in leaves.into_iter().filter(|one| !holders.contains(one)) {
         // Fewer would be lost with the next one.
-        let voters = voters(shared).await;
-        if voters > LEAST_VOTERS && members::carry_out(shared, vec![Ask::remove(one)], None).await {
+        if voters(shared).await > LEAST_VOTERS && remove(shared, one).await {
             shared.changes().removed.insert(one);
+            shared.happened("members: removed");
         }
     }
+}
+
+/// Removes a node; not for ever: it may have something that it cannot bring to one that never comes back.
+async fn remove(shared: &Shared, node: NodeId) -> bool {
+    for _ in 0..REMOVE_TRIES {
+        match members::one_answer(shared, &Ask::remove(node)).await {
+            Some(removed) => return removed,
+            None => shared.runtime.sleep(LOOK_AGAIN).await,
+        }
+    }
+    shared.happened("layout: one that left is kept as a member");
+    false
 }
 
 /// Has the partitions spread anew until they are; gives who holds them then.

@@ -20,6 +20,7 @@ use crate::peer::fault::FaultPlan;
 use crate::peer::memory::MemoryNetwork;
 use crate::runtime::{Instant, Runtime, Task};
 use crate::storage::disk::{Disk, SimDisk};
+use crate::storage::identity::Identity;
 use crate::storage::table::{Hooked, MemoryTable, Table};
 use crate::telemetry::Metrics;
 use crate::types::{ClusterId, NodeId};
@@ -204,7 +205,7 @@ impl Machine {
         let world = self.world(shared, &runtime, wires, &metrics, table.clone());
         shared.say(format_args!("node {id} starts, boot {boot}"));
         // Started as a task of the node's own, so that all it spawns belongs to the node.
-        let mut started = runtime.spawn(Node::start(self.settings.clone(), world));
+        let mut started = runtime.spawn(Node::start(self.settings_now(), world));
         let deadline = shared.runtime.now() + START_WITHIN;
         let dead = runtime.dead();
         let started = tokio::select! {
@@ -233,6 +234,18 @@ impl Machine {
             (Some(Err(error)), _) => self.stuck(shared, &format!("died in its start: {error}")),
             _ => self.stuck(shared, "has neither started nor said why not"),
         }
+    }
+
+    /// What the node is started with: one that joined is told of the cluster by its own data from the second
+    /// start on, as a process is that was started with `--join`.
+    fn settings_now(&self) -> Settings {
+        let mut settings = self.settings.clone();
+        if settings.joins.is_some() && Identity::cluster_of(&self.disk).is_ok_and(|it| it.is_some())
+        {
+            settings.joins = None;
+            settings.peers.retain(|id, _| *id == settings.node_id);
+        }
+        settings
     }
 
     /// Lets the node's monotonic clock run as the plan says.

@@ -228,7 +228,7 @@ pub(super) async fn give_up(shared: &Shared, newcomer: NodeId) {
 }
 
 /// Asks some node: whether it was done, or refused for good; `None` where it is to be asked again.
-async fn one_answer(shared: &Shared, ask: &Ask) -> Option<bool> {
+pub(super) async fn one_answer(shared: &Shared, ask: &Ask) -> Option<bool> {
     let up: Vec<NodeId> = shared.routers.lock().keys().copied().collect();
     let place = shared.runtime.random_below(up.len().max(1) as u64) as usize;
     let node = *up.get(place)?;

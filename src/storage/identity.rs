@@ -63,7 +63,8 @@ struct IdentityFile {
     mode: Mode,
     engine: String,
     boots: u64,
-    /// Where the mode places keys by it; a directory made before it was kept takes the settings'.
+    /// What the cluster was founded with, where the mode places keys by it; `None` where the node joined one,
+    /// and is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     layout: Option<PinnedLayout>,
     /// Whether the cluster has removed the node: it must never serve again.
@@ -107,7 +108,7 @@ impl Identity {
             }
             None => {
                 refuse_data_without_identity(&*disk)?;
-                IdentityFile::mint(runtime, node, mode, engine)
+                IdentityFile { layout, ..IdentityFile::mint(runtime, node, mode, engine) }
             }
         };
         let incarnation = Incarnation(hexadecimal(IDENTITY_FILE, &identity.incarnation)?);
@@ -118,7 +119,6 @@ impl Identity {
             hexadecimal(PEERS_FILE, known)?;
         }
         identity.boots += 1;
-        identity.layout = layout;
         write(&*disk, IDENTITY_FILE, &identity).map_err(cannot_write)?;
         let boot = identity.boots;
         let (identity, peers) = (Mutex::new(identity), Mutex::new(peers));
@@ -140,6 +140,12 @@ impl Identity {
     /// The random number minted with the directory.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// What the cluster was founded with; `None` where the mode does not place keys by it, and for a node
+    /// that joined, also after it was started again.
+    pub fn founding_layout(&self) -> Option<PinnedLayout> {
+        self.identity.lock().layout.clone()
     }
 
     /// How often the directory was opened, this time included: 1 on the first start.

@@ -44,6 +44,9 @@ pub struct Share {
 pub struct Spread {
     /// N: replicas a partition is to have; it has fewer where there are fewer nodes.
     pub replicas: u16,
+    /// R and W: how many of them reads and writes wait for, where they do not say otherwise.
+    pub read_quorum: u16,
+    pub write_quorum: u16,
     pub nodes: BTreeMap<NodeId, Share>,
     /// The replicas of each partition, by its number; no node twice.
     pub partitions: Vec<Vec<NodeId>>,
@@ -82,6 +85,9 @@ pub struct LayoutState {
     /// What stands, and what is read from while it is copied.
     pub current: Spread,
     pub change: Option<LayoutStep>,
+    /// Nodes that held partitions before, and have not said yet that they brought all that they had of those
+    /// to others.
+    pub departing: BTreeSet<NodeId>,
 }
 
 /// What changes a layout. It is in logs and travels between nodes, so its order is on disk and on the wire.
@@ -93,6 +99,8 @@ pub enum LayoutCommand {
     Begin { epoch: Epoch, to: Spread },
     /// `node` has what the step of `epoch` asks for.
     Reached { epoch: Epoch, node: NodeId },
+    /// `node` has nothing any more of partitions that it does not hold in the layout of `epoch`.
+    Departed { epoch: Epoch, node: NodeId },
     /// Back to the layout that stood before the change whose step has `epoch`.
     Cancel { epoch: Epoch },
 }
@@ -114,6 +122,8 @@ pub enum LayoutRefusal {
     NoMember { node: NodeId },
     #[error("that layout makes no sense: {0}")]
     Malformed(String),
+    #[error("a change of the members is under way: ask again in a moment")]
+    MembersChange,
 }
 
 impl Spread {
@@ -147,7 +157,7 @@ impl Spread {
 impl LayoutState {
     /// A layout that stands, without a change under way.
     pub fn standing(epoch: Epoch, current: Spread) -> LayoutState {
-        LayoutState { epoch, current, change: None }
+        LayoutState { epoch, current, change: None, departing: BTreeSet::new() }
     }
 
     /// Every node that holds a replica, or is to.
@@ -182,6 +192,7 @@ impl LayoutState {
             },
             LayoutCommand::Begin { epoch, to } => founded?.begin(epoch, to, is_member),
             LayoutCommand::Reached { epoch, node } => founded?.reach(epoch, node),
+            LayoutCommand::Departed { epoch, node } => founded?.depart(epoch, node),
             LayoutCommand::Cancel { epoch } => founded?.cancel(epoch),
         }
     }
@@ -197,6 +208,11 @@ impl LayoutState {
         }
         self.check_epoch(epoch)?;
         to.check().map_err(LayoutRefusal::Malformed)?;
+        let quorums = |spread: &Spread| (spread.read_quorum, spread.write_quorum);
+        if quorums(&to) != quorums(&self.current) {
+            let problem = "its quorums are others than those that the cluster was founded with";
+            return Err(LayoutRefusal::Malformed(problem.to_owned()));
+        }
         if let Some(node) = to.nodes.keys().find(|node| !is_member(**node)) {
             return Err(LayoutRefusal::NoMember { node: *node });
         }
@@ -206,7 +222,7 @@ impl LayoutState {
         if self.receivers().is_empty()
             && let Some(change) = self.change.take()
         {
-            self.current = change.to;
+            self.leave(change.to);
         }
         Ok(self)
     }
@@ -223,10 +239,27 @@ impl LayoutState {
         match change.step {
             Step::Copying => (change.step, change.done) = (Step::Checking, BTreeSet::new()),
             Step::Checking => {
-                self.current = change.to.clone();
-                self.change = None;
+                let to = change.to.clone();
+                self.leave(to);
             }
         }
+        Ok(self)
+    }
+
+    /// Lets another spread stand; whoever holds less in it departs.
+    fn leave(&mut self, to: Spread) {
+        let pairs = self.current.partitions.iter().zip(&to.partitions);
+        let left = pairs.flat_map(|(from, to)| from.iter().filter(|node| !to.contains(node)));
+        self.departing.extend(left);
+        (self.current, self.change) = (to, None);
+    }
+
+    fn depart(mut self, epoch: Epoch, node: NodeId) -> Result<LayoutState, LayoutRefusal> {
+        self.check_epoch(epoch)?;
+        if self.change.is_some() {
+            return Err(LayoutRefusal::UnderWay { epoch });
+        }
+        self.departing.remove(&node);
         Ok(self)
     }
 
@@ -235,7 +268,8 @@ impl LayoutState {
             return Err(LayoutRefusal::NothingUnderWay);
         }
         self.check_epoch(epoch)?;
-        Ok(LayoutState::standing(Epoch(self.epoch.0 + 1), self.current.clone()))
+        let epoch = Epoch(self.epoch.0 + 1);
+        Ok(LayoutState { epoch, change: None, ..self.clone() })
     }
 
     fn check_epoch(&self, asked: Epoch) -> Result<(), LayoutRefusal> {
@@ -261,6 +295,8 @@ mod tests {
         let share = Share { weight: 1, zone: None };
         Spread {
             replicas: ids.len() as u16,
+            read_quorum: 1,
+            write_quorum: 1,
             nodes: nodes.iter().map(|node| (*node, share.clone())).collect(),
             partitions: vec![nodes; PARTITIONS],
         }
@@ -300,7 +336,12 @@ mod tests {
             assert_eq!(state.epoch, Epoch(epoch), "it counts once");
             state = take(Some(&state), reached(epoch, 2)).expect("both");
         }
-        assert_eq!(state, LayoutState::standing(Epoch(4), all_on(&[2, 3])));
+        let mut stands = LayoutState::standing(Epoch(4), all_on(&[2, 3]));
+        stands.departing.insert(NodeId(1));
+        assert_eq!(state, stands);
+        let departed = LayoutCommand::Departed { epoch: Epoch(4), node: NodeId(1) };
+        let after = take(Some(&state), departed).expect("departed");
+        assert_eq!(after, LayoutState { departing: BTreeSet::new(), ..stands });
         let late = take(Some(&state), reached(3, 2));
         assert_eq!(late, Err(LayoutRefusal::OtherEpoch { asked: Epoch(3), now: Epoch(4) }));
     }
@@ -342,6 +383,7 @@ mod tests {
             spoiled(|to| to.partitions[7] = vec![NodeId(2), NodeId(2)]),
             spoiled(|to| to.partitions[7] = vec![NodeId(2), NodeId(4)]),
             spoiled(|to| to.nodes.clear()),
+            spoiled(|to| to.write_quorum = 2),
         ] {
             assert!(matches!(refused, Err(LayoutRefusal::Malformed(_))), "{refused:?}");
         }

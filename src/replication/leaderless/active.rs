@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use super::Core;
 use super::compare::{decode, encode};
 use super::messages::encode_writes;
+use super::replica::ReplicaError;
 use super::transfer::Progress;
 use super::view::View;
 use crate::peer::{Inbound, Lane, PeerError, Request, Service};
@@ -39,6 +40,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a node that knows no layout asks others for it.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long to wait where the replica's queue is full.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
 
 /// What nodes say to each other about the layout.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,6 +64,8 @@ pub(super) struct Answer {
 pub(super) struct Active {
     view: RwLock<Arc<View>>,
     settled: AtomicU64,
+    /// Held while a layout is stored and until it is gone by.
+    storing: tokio::sync::Mutex<()>,
     /// The newest that was heard of, where it is newer than what is gone by.
     heard: Mutex<Option<LayoutState>>,
     news: Notify,
@@ -76,6 +82,7 @@ impl Active {
         Active {
             settled: AtomicU64::new(view.epoch.0),
             view: RwLock::new(Arc::new(view)),
+            storing: tokio::sync::Mutex::default(),
             heard: Mutex::default(),
             news: Notify::new(),
             changed: Notify::new(),
@@ -99,8 +106,8 @@ impl Active {
     }
 }
 
-/// Stores the layout that is gone by once more, so that the log can be cut before this.
-pub(super) async fn store(log: &CommitLog, state: &LayoutState) -> Result<(), LogError> {
+/// Puts a layout into the commit log, and waits until it is durable.
+async fn store(log: &CommitLog, state: &LayoutState) -> Result<(), LogError> {
     let payload =
         encode(state).map_err(|problem| LogError::from(std::io::Error::other(problem)))?;
     log.append_durably(vec![NewRecord { kind: Kind::Layout, payload }]).await.map(|_| ())
@@ -178,25 +185,48 @@ impl Core {
 
     /// Stores a layout and goes by it.
     async fn go_by(self: &Arc<Core>, state: LayoutState) -> Result<(), LogError> {
-        store(&self.log, &state).await?;
-        let view = Arc::new(View::of(state));
-        self.peers.know(view.nodes.iter().copied().filter(|node| *node != self.node));
-        tracing::info!(node = %self.node, epoch = %view.epoch, "goes by another layout");
-        *self.active.view.write() = view.clone();
+        let view = {
+            let _storing = self.active.storing.lock().await;
+            store(&self.log, &state).await?;
+            let view = Arc::new(View::of(state));
+            self.peers.know(view.nodes.iter().copied().filter(|node| *node != self.node));
+            tracing::info!(node = %self.node, epoch = %view.epoch, "goes by another layout");
+            *self.active.view.write() = view.clone();
+            view
+        };
         // After that: nothing is dropped any more of what the tree is to be of.
         view.held_by(self.node).for_each(|partition| self.replica.build_tree(partition));
-        // Whatever was taken under the old one is before this in the replica's queue.
-        let (merged, wait) = tokio::sync::oneshot::channel();
-        let nothing = encode_writes(std::iter::empty());
-        // Whoever waits may be gone, where the node stops.
-        let done = Box::new(move |_| merged.send(()).unwrap_or_default());
-        self.replica.submit(nothing, Vec::new(), done);
-        if wait.await.is_err() {
-            return Err(LogError::Closed);
+        while !self.took_all_before().await? {
+            self.runtime.sleep(FULL_QUEUE_PAUSE).await;
         }
         self.active.settled.store(view.epoch.0, Ordering::Release);
         self.active.changed.notify_waiters();
         Ok(())
+    }
+
+    /// Waits until whatever the replica has taken by now is in the table: it is before this in its queue.
+    /// False where the queue has no room even for that.
+    async fn took_all_before(&self) -> Result<bool, LogError> {
+        let (merged, wait) = tokio::sync::oneshot::channel();
+        let nothing = encode_writes(std::iter::empty());
+        // Whoever waits may be gone, where the node stops.
+        let done = Box::new(move |result| drop(merged.send(result)));
+        self.replica.submit(nothing, Vec::new(), done);
+        match wait.await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(ReplicaError::NotTaken(_))) if self.replica.failure().is_none() => Ok(false),
+            Ok(Err(_)) | Err(_) => Err(LogError::Closed),
+        }
+    }
+
+    /// Stores the layout once more, so that the log can be cut before this.
+    pub(super) async fn store_layout_again(&self) -> Result<(), LogError> {
+        // Not beside a newer one that is stored and not gone by yet: that one's record must stay.
+        let _storing = self.active.storing.lock().await;
+        match self.view().state() {
+            Some(state) => store(&self.log, state).await,
+            None => Ok(()),
+        }
     }
 
     /// Asks every node that is connected what layout it has.

@@ -207,7 +207,7 @@ impl<'a> Comparison<'a> {
                 continue;
             };
             for (partition, sums) in asked.iter().zip(theirs.into_iter().zip(ours)) {
-                let mut found = different(sums);
+                let mut found = different(sums)?;
                 found.retain(|branch| {
                     *branch < FAN_OUT / 2 || !planted::is(Bug::ComparisonSkipsBranches)
                 });
@@ -227,7 +227,7 @@ impl<'a> Comparison<'a> {
             };
             for ((partition, branch), sums) in asked.iter().zip(theirs.into_iter().zip(ours)) {
                 let first = usize::from(*branch) * FAN_OUT;
-                let found = different(sums).into_iter();
+                let found = different(sums)?.into_iter();
                 differ.extend(found.map(|leaf| (*partition, (first + leaf) as u16)));
             }
         }
@@ -407,11 +407,13 @@ fn is_different(sums: &(Option<u64>, Option<u64>)) -> bool {
     matches!(sums, (Some(one), Some(other)) if one != other)
 }
 
-/// Where two lists of sums differ, where both are known.
-fn different((one, other): (Option<Vec<u64>>, Option<Vec<u64>>)) -> Vec<usize> {
-    let (Some(one), Some(other)) = (one, other) else { return Vec::new() };
+/// Where two lists of sums differ. Both were known when the roots were asked for.
+fn different(sums: (Option<Vec<u64>>, Option<Vec<u64>>)) -> Result<Vec<usize>, String> {
+    let (Some(one), Some(other)) = sums else {
+        return Err("a hash tree was forgotten meanwhile".to_owned());
+    };
     let pairs = one.iter().zip(&other).enumerate();
-    pairs.filter(|(_, (one, other))| one != other).map(|(index, _)| index).collect()
+    Ok(pairs.filter(|(_, (one, other))| one != other).map(|(index, _)| index).collect())
 }
 
 /// The keys that two replicas hold differently, in order.
@@ -462,7 +464,7 @@ mod tests {
     fn trees_that_are_not_built_say_nothing() {
         assert!(!is_different(&(None, Some(1))) && !is_different(&(Some(1), None)));
         assert!(is_different(&(Some(2), Some(1))) && !is_different(&(Some(1), Some(1))));
-        assert_eq!(different((None, Some(vec![1]))), Vec::<usize>::new());
-        assert_eq!(different((Some(vec![1, 2, 3]), Some(vec![1, 5, 4]))), [1, 2]);
+        assert!(different((None, Some(vec![1]))).is_err(), "it was there for the roots");
+        assert_eq!(different((Some(vec![1, 2, 3]), Some(vec![1, 5, 4]))), Ok(vec![1, 2]));
     }
 }

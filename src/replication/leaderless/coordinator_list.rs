@@ -61,8 +61,8 @@ impl Core {
         options: RequestOptions,
     ) -> Result<ListAnswer, ReadError> {
         self.check_running()?;
-        let n = self.view().replicas();
-        let plan = quorums::for_read(&self.settings, n, &options)?;
+        let usual = self.view().usual();
+        let plan = quorums::for_read(usual, self.settings.read_repair, &options)?;
         let mut source = MergedRows {
             core: self,
             prefix: &list.prefix,
@@ -164,8 +164,7 @@ impl MergedRows<'_> {
         request: &ListRequest,
         quorums: Quorums,
     ) -> Result<Rows, Failed> {
-        let core = self.core;
-        let needed = |set: usize| quorums.of_set(&core.settings, set).r;
+        let needed = |set: usize| quorums.of_set(view.usual(), set).r;
         let pages = self.ask_nodes(view, request, needed).await?;
         self.cost.acks = self.cost.acks.max(pages.len() as u16);
         let merged = merge(view, pages)?;
@@ -210,7 +209,7 @@ impl MergedRows<'_> {
                 }
             };
             let Some(arrived) = arrived else {
-                let most = usize::from(needed(usize::from(view.replicas())));
+                let most = usize::from(needed(usize::from(view.usual().n)));
                 return Err(failures.too_few(most, pages.len()));
             };
             for Arrival { node, result } in arrived {
@@ -237,7 +236,7 @@ impl MergedRows<'_> {
         for MergedKey { key, resolution } in keys {
             let is_short = view.read_sets(key.partition()).iter().any(|set| {
                 let holders = set.iter().filter(|node| resolution.holders.contains(node)).count();
-                holders < usize::from(quorums.of_set(&core.settings, set.len()).w)
+                holders < usize::from(quorums.of_set(view.usual(), set.len()).w)
             });
             if !resolution.behind.is_empty() || is_short {
                 unsettled.push(core.settle(view, key, resolution, quorums, deadline).boxed());

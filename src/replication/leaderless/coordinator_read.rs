@@ -73,7 +73,7 @@ impl Core {
         loop {
             self.check_running()?;
             let view = self.view();
-            let plan = quorums::for_read(&self.settings, view.replicas(), &options)?;
+            let plan = quorums::for_read(view.usual(), self.settings.read_repair, &options)?;
             let answer = match plan {
                 ReadPlan::Quorum(quorums) if planted::is(Bug::LocalReadAtQuorum) => {
                     let local = self.local_read(&view, &key, options.deadline).await;
@@ -126,7 +126,7 @@ impl Core {
     ) -> Result<ReadAnswer, Failed> {
         let mut round = Round::new(self, view, key, deadline);
         let sets = view.read_sets(key.partition());
-        let of_set = |set: &[NodeId]| usize::from(quorums.of_set(&self.settings, set.len()).r);
+        let of_set = |set: &[NodeId]| usize::from(quorums.of_set(view.usual(), set.len()).r);
         round.needs = sets.iter().map(|set| (set, of_set(set))).collect();
         let ask_all = self.runtime.random_below(ASK_ALL_ONE_IN) == 0;
         if ask_all {

@@ -64,7 +64,7 @@ impl Core {
     ) -> Result<WriteAnswer, WriteError> {
         self.check_running()?;
         let view = self.view();
-        quorums::for_write(&self.settings, view.replicas(), &options)?;
+        quorums::for_write(view.usual(), self.settings.read_repair, &options)?;
         if write.condition.is_some() {
             return Err(quorums::not_yet("a conditional write (If-Match, If-None-Match)").into());
         }
@@ -96,9 +96,9 @@ impl Core {
         write: &Write,
         options: &RequestOptions,
     ) -> Result<(), Refusal> {
-        let quorums = quorums::for_write(&self.settings, view.replicas(), options)?;
+        let quorums = quorums::for_write(view.usual(), self.settings.read_repair, options)?;
         for set in view.write_sets(write.key.partition()).iter() {
-            let w = quorums.of_set(&self.settings, set.len()).w;
+            let w = quorums.of_set(view.usual(), set.len()).w;
             let up = set.iter().filter(|node| self.is_up(**node)).count();
             if up < usize::from(w) {
                 if planted::is(Bug::RefusedWriteHinted) {
@@ -120,7 +120,16 @@ impl Core {
         let mut left_traces = None;
         loop {
             let view = self.view();
-            let quorums = quorums::for_write(&self.settings, view.replicas(), options)?;
+            let quorums = quorums::for_write(view.usual(), self.settings.read_repair, options);
+            let quorums = match (quorums, left_traces.take()) {
+                (Ok(quorums), traces) => {
+                    left_traces = traces;
+                    quorums
+                }
+                // With fewer replicas, what was asked for may make no sense any more.
+                (Err(_), Some(traces)) => return Err(traces),
+                (Err(refusal), None) => return Err(refusal.into()),
+            };
             let Attempt { answer, other_epoch } =
                 self.send_once(&write, &view, quorums, options.deadline).await;
             match &answer {
@@ -150,7 +159,7 @@ impl Core {
             sets.union().into_iter().partition(|node| self.is_up(*node));
         let tallies = Tallies::new(sets.iter().map(|set| {
             let sent_to = set.iter().filter(|node| up.contains(node)).count() as u16;
-            (set, Tally::new(sent_to, quorums.of_set(&self.settings, set.len()).w))
+            (set, Tally::new(sent_to, quorums.of_set(view.usual(), set.len()).w))
         }));
         let gathering = Gathering::new(Some(self.stragglers.clone()));
         for node in &up {

@@ -21,7 +21,7 @@ impl Core {
     ) -> Result<Explanation, ReadError> {
         self.check_running()?;
         let view = self.view();
-        let plan = quorums::for_read(&self.settings, view.replicas(), &options)?;
+        let plan = quorums::for_read(view.usual(), self.settings.read_repair, &options)?;
         let partition = key.partition();
         let replicas = view.write_sets(partition).union();
         let asking = Asking {

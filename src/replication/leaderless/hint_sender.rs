@@ -25,6 +25,15 @@ pub(super) async fn run(core: Arc<Core>) -> TableError {
         let mut sent = false;
         // A page each in turn.
         for node in core.hints.receivers() {
+            let view = core.view();
+            if view.stands() && !view.nodes.contains(&node) {
+                // It holds nothing any more, and may never be seen again.
+                match core.drop_hints(node) {
+                    Ok(dropped) => sent |= dropped,
+                    Err(error) => return error,
+                }
+                continue;
+            }
             if core.peers.is_connected(node) && core.hints.bytes_for(node) > 0 {
                 match core.send_hints(node).await {
                     Ok(all) => sent |= all,
@@ -39,6 +48,14 @@ pub(super) async fn run(core: Arc<Core>) -> TableError {
 }
 
 impl Core {
+    /// Drops a page of hints; whether there was one.
+    fn drop_hints(&self, to: NodeId) -> Result<bool, TableError> {
+        let hints = self.hints.page(to)?;
+        self.hints.arrived(&hints)?;
+        self.metrics.hints_dropped.inc_by(hints.len() as u64);
+        Ok(!hints.is_empty())
+    }
+
     /// Sends a page of hints; whether all of it was taken.
     async fn send_hints(&self, to: NodeId) -> Result<bool, TableError> {
         let hints = self.hints.page(to)?;

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 
 use twox_hash::XxHash3_64;
 
+use crate::config::LeaderlessSettings;
 use crate::types::{NodeId, PARTITIONS, Partition, Share, Spread};
 
 /// Which nodes hold which partition.
@@ -72,11 +73,15 @@ impl Layout {
 }
 
 /// The first layout of a cluster of these nodes, each as good as any other.
-pub fn founding(nodes: impl IntoIterator<Item = NodeId> + Clone, replicas: u16) -> Spread {
+pub fn founding(
+    nodes: impl IntoIterator<Item = NodeId> + Clone,
+    settings: &LeaderlessSettings,
+) -> Spread {
+    let LeaderlessSettings { replicas, read_quorum, write_quorum, .. } = *settings;
     let partitions = Layout::new(nodes.clone(), replicas).partitions;
     let share = Share { weight: 1, zone: None };
     let nodes = nodes.into_iter().map(|node| (node, share.clone())).collect();
-    Spread { replicas, nodes, partitions }
+    Spread { replicas, read_quorum, write_quorum, nodes, partitions }
 }
 
 /// The weight of a node for a partition. Part of what all nodes must agree on: never change it.

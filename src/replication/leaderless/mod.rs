@@ -108,6 +108,8 @@ const DRAIN_POLL: Duration = Duration::from_millis(10);
 pub struct LeaderlessOptions {
     pub runtime: Runtime,
     pub settings: Settings,
+    /// Whether this node is of those that the cluster was founded by.
+    pub founds: bool,
     pub log: Arc<CommitLog>,
     /// The table that `recovered` was replayed into.
     pub table: Arc<dyn Table>,
@@ -121,6 +123,7 @@ pub struct LeaderlessOptions {
 pub struct Leaderless {
     core: Arc<Core>,
     all: Settings,
+    founds: bool,
     /// What brings replicas what they lack, and follows the layout.
     background: Vec<Task<()>>,
     /// Writes hints to the table.
@@ -178,7 +181,9 @@ impl Leaderless {
         let stored_ms = recovered.ceiling_ms;
         let clock = HybridClock::below_ceiling(runtime.clone(), node, max_drift_ms, stored_ms);
         let max_stragglers = settings.leaderless.max_stragglers;
-        let active = Active::new(recovered.layout.or_else(|| founding_layout(&settings)));
+        let active = Active::new(
+            recovered.layout.or_else(|| options.founds.then(|| founding_layout(&settings))),
+        );
         let view = active.view();
         let trees = Arc::new(Trees::new(view.held_by(node)));
         let limit_bytes = settings.leaderless.hint_bytes;
@@ -219,7 +224,7 @@ impl Leaderless {
         };
         let core = Arc::new(core);
         let (background, hint_keeper) = start_background(&core);
-        Ok(Leaderless { core, all: settings, background, hint_keeper })
+        Ok(Leaderless { core, all: settings, founds: options.founds, background, hint_keeper })
     }
 
     async fn checkpoint(&self) -> Result<(), String> {
@@ -238,9 +243,7 @@ impl Leaderless {
         done.await.map_err(|error| error.to_string())?;
         core.metrics.checkpoints.inc();
         core.ceiling.store_again().await.map_err(|error| error.to_string())?;
-        if let Some(state) = core.view().state() {
-            active::store(&core.log, state).await.map_err(|error| error.to_string())?;
-        }
+        core.store_layout_again().await.map_err(|error| error.to_string())?;
         let log = core.log.clone();
         let released =
             core.runtime.blocking(move || log.release(LogUser::Replica, merged_up_to)).await;
@@ -271,11 +274,10 @@ impl Drop for Leaderless {
     }
 }
 
-/// The layout of a new cluster; `None` for a node that joins one, which is told.
-fn founding_layout(settings: &Settings) -> Option<LayoutState> {
+/// The layout of a new cluster, which its founders work out by themselves.
+fn founding_layout(settings: &Settings) -> LayoutState {
     let nodes = settings.peers.keys().copied();
-    let layout = layout::founding(nodes, settings.leaderless.replicas);
-    settings.joins.is_none().then(|| LayoutState::standing(FOUNDING_EPOCH, layout))
+    LayoutState::standing(FOUNDING_EPOCH, layout::founding(nodes, &settings.leaderless))
 }
 
 /// Starts what brings replicas what they lack, what follows the layout, and what keeps hints.
@@ -340,7 +342,8 @@ impl Core {
         let reached = |replicas: &[NodeId]| {
             replicas.iter().filter(|node| up.get(node).copied().unwrap_or(false)).count()
         };
-        let needed = usize::from(self.settings.read_quorum.max(self.settings.write_quorum));
+        let usual = view.usual();
+        let needed = usize::from(usual.r.max(usual.w));
         let sets = Partition::all().flat_map(|partition| view.write_sets(partition).iter());
         // A set may have fewer than are usual, where there are fewer nodes.
         let short = sets.map(|set| (reached(set), needed.min(set.len()))).find(|(up, n)| up < n);

@@ -91,8 +91,9 @@ pub fn merge(
 mod tests {
     use super::super::layout::founding;
     use super::*;
+    use crate::config::Settings;
     use crate::storage::encoding::encode;
-    use crate::types::{Content, FOUNDING_EPOCH, LayoutState, Record, Version};
+    use crate::types::{Content, FOUNDING_EPOCH, LayoutState, Mode, Record, Version};
 
     fn record(ms: u64) -> Bytes {
         let content = if ms.is_multiple_of(2) {
@@ -110,7 +111,9 @@ mod tests {
     }
 
     fn view(nodes: u16) -> View {
-        let layout = founding((1..=nodes).map(NodeId), 3);
+        let peers = (1..=nodes).map(|id| (NodeId(id), String::new())).collect();
+        let settings = Settings::defaults(NodeId(1), Mode::Leaderless, peers);
+        let layout = founding((1..=nodes).map(NodeId), &settings.leaderless);
         View::of(LayoutState::standing(FOUNDING_EPOCH, layout))
     }
 

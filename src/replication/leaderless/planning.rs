@@ -47,7 +47,13 @@ impl Core {
                 nodes: self.progress_of(&state).await,
             }),
         };
-        Ok(LayoutStatus { epoch: state.epoch, current: SpreadView::of(&state.current), change })
+        let departing = state.departing.iter().copied().collect();
+        Ok(LayoutStatus {
+            epoch: state.epoch,
+            current: SpreadView::of(&state.current),
+            change,
+            departing,
+        })
     }
 
     /// Asks every node that the step under way waits for how far it is.
@@ -101,7 +107,7 @@ impl Core {
         };
         let epoch = view.epoch;
         let plan = move || {
-            let replicas = current.replicas;
+            let Spread { replicas, read_quorum, write_quorum, .. } = current;
             let partitions = assign(&current.partitions, &wanted, replicas);
             let before = current.partitions.iter().flatten().copied();
             let named: BTreeSet<NodeId> = before.chain(wanted.keys().copied()).collect();
@@ -112,7 +118,8 @@ impl Core {
                 nodes: nodes.collect(),
                 partitions: partitions.clone(),
             };
-            Planned { plan, epoch, to: Spread { replicas, nodes: wanted, partitions } }
+            let to = Spread { replicas, read_quorum, write_quorum, nodes: wanted, partitions };
+            Planned { plan, epoch, to }
         };
         Ok(self.runtime.blocking(plan).await)
     }

@@ -1,6 +1,7 @@
 //! What a request asks of how many replicas: `consistency`, `r=` and `w=`, checked.
 
-use crate::config::{LeaderlessSettings, ReadRepair};
+use super::view::Usual;
+use crate::config::ReadRepair;
 use crate::error::Refusal;
 use crate::planted::{self, Bug};
 use crate::replication::RequestOptions;
@@ -36,18 +37,17 @@ impl Quorums {
 
     /// The same of a set of `n` replicas, which may be others than now: what was not asked for is what is
     /// usual there.
-    pub fn of_set(&self, settings: &LeaderlessSettings, n: usize) -> Quorums {
+    pub fn of_set(&self, usual: Usual, n: usize) -> Quorums {
         let n = n as u16;
-        let usual = |quorum: u16| quorum.clamp(1, n.max(1));
-        let within = |asked: u16, quorum: u16| match asked == quorum.clamp(1, self.n.max(1)) {
-            true => usual(quorum),
+        let within = |asked: u16, usual: u16| match asked == usual.clamp(1, self.n.max(1)) {
+            true => usual.clamp(1, n.max(1)),
             false => asked.clamp(1, n.max(1)),
         };
         Quorums {
-            r: within(self.r, settings.read_quorum),
-            w: within(self.w, settings.write_quorum),
+            r: within(self.r, usual.r),
+            w: within(self.w, usual.w),
             n,
-            usual_w: usual(settings.write_quorum),
+            usual_w: usual.w.clamp(1, n.max(1)),
             repair: self.repair,
         }
     }
@@ -64,8 +64,8 @@ impl Quorums {
 
 /// The quorums of a write.
 pub fn for_write(
-    settings: &LeaderlessSettings,
-    n: u16,
+    usual: Usual,
+    repair: ReadRepair,
     options: &RequestOptions,
 ) -> Result<Quorums, Refusal> {
     no_staleness_bound(options)?;
@@ -80,18 +80,18 @@ pub fn for_write(
     if options.r.is_some() {
         return Err(bad("r", "it belongs to reads; a write takes w".to_owned()));
     }
-    quorums(settings, n, options)
+    quorums(usual, repair, options)
 }
 
 /// How a read, or a list, is served.
 pub fn for_read(
-    settings: &LeaderlessSettings,
-    n: u16,
+    usual: Usual,
+    repair: ReadRepair,
     options: &RequestOptions,
 ) -> Result<ReadPlan, Refusal> {
     no_staleness_bound(options)?;
     match options.level {
-        None | Some(Level::Quorum) => quorums(settings, n, options).map(ReadPlan::Quorum),
+        None | Some(Level::Quorum) => quorums(usual, repair, options).map(ReadPlan::Quorum),
         Some(Level::Linearizable) => Err(not_yet("a linearizable read")),
         Some(level @ Level::Lease) => {
             let mode = Mode::Leaderless;
@@ -123,11 +123,8 @@ pub fn not_yet(what: &str) -> Refusal {
     Refusal::NotImplemented { what, mode: Mode::Leaderless }
 }
 
-fn quorums(
-    settings: &LeaderlessSettings,
-    n: u16,
-    options: &RequestOptions,
-) -> Result<Quorums, Refusal> {
+fn quorums(usual: Usual, repair: ReadRepair, options: &RequestOptions) -> Result<Quorums, Refusal> {
+    let n = usual.n;
     let within = |parameter, asked: Option<u16>, default: u16| match asked {
         // A default from settings fits N, which `Settings` checked; fewer nodes than N do not.
         None => Ok(default.clamp(1, n.max(1))),
@@ -137,15 +134,11 @@ fn quorums(
         }
     };
     Ok(Quorums {
-        r: within(
-            "r",
-            options.r,
-            settings.read_quorum - u16::from(planted::is(Bug::QuorumOffByOne)),
-        )?,
-        w: within("w", options.w, settings.write_quorum)?,
+        r: within("r", options.r, usual.r - u16::from(planted::is(Bug::QuorumOffByOne)))?,
+        w: within("w", options.w, usual.w)?,
         n,
-        usual_w: settings.write_quorum.clamp(1, n.max(1)),
-        repair: settings.read_repair,
+        usual_w: usual.w.clamp(1, n.max(1)),
+        repair,
     })
 }
 

@@ -40,7 +40,7 @@ impl Leaderless {
                 standing,
             }
         };
-        if known.nodes.is_empty() && self.all.joins.is_none() {
+        if known.nodes.is_empty() && self.founds {
             // The control plane has not said yet.
             let peers = self.all.peers.iter();
             return peers.map(|(id, address)| member((*id, address.clone(), true))).collect();

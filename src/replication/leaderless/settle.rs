@@ -90,7 +90,7 @@ impl Core {
         let missing = |set: &[NodeId]| match quorums.is_strong() {
             true if planted::is(Bug::ReadAnswersBeforeRepair) => 0,
             true => {
-                let w = usize::from(quorums.of_set(&self.settings, set.len()).w);
+                let w = usize::from(quorums.of_set(view.usual(), set.len()).w);
                 w.saturating_sub(set.iter().filter(|it| resolution.holders.contains(it)).count())
             }
             false => 0,

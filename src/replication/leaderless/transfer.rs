@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Core;
 use super::comparison::{Comparison, Scope};
-use super::view::View;
+use super::view::{Usual, View};
 use crate::planted::{self, Bug};
-use crate::types::{Epoch, LayoutCommand, NodeId, Partition, Step};
+use crate::types::{Epoch, LayoutCommand, LayoutState, LayoutStep, NodeId, Partition, Step};
 
 /// How soon what failed, or could not be looked at, is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -107,8 +107,27 @@ impl Core {
             self.runtime.sleep(RETRY).await;
         }
         while self.view().epoch == epoch {
-            self.tell_control(LayoutCommand::Reached { epoch, node }).await;
+            let is_done = |change: &LayoutStep| change.done.contains(&node);
+            let knows = |state: &LayoutState| {
+                state.epoch == epoch && state.change.as_ref().is_some_and(is_done)
+            };
+            if !self.control_knows(knows) {
+                self.tell_control(LayoutCommand::Reached { epoch, node }).await;
+            }
             self.runtime.sleep(RETRY).await;
+        }
+    }
+
+    /// Whether something is so by what the control plane has told this node.
+    fn control_knows(&self, is_so: impl FnOnce(&LayoutState) -> bool) -> bool {
+        self.control.watch_layout().borrow().as_deref().is_some_and(is_so)
+    }
+
+    /// Tells the control plane that this node has nothing any more of what it does not hold.
+    pub(super) async fn say_departed(&self, epoch: Epoch) {
+        let node = self.node;
+        if self.control_knows(|state| state.departing.contains(&node)) {
+            self.tell_control(LayoutCommand::Departed { epoch, node }).await;
         }
     }
 }
@@ -117,6 +136,7 @@ impl Core {
 struct Proof<'a> {
     core: &'a Arc<Core>,
     epoch: Epoch,
+    usual: Usual,
     /// With the old replicas of each, and those that it was compared with.
     partitions: BTreeMap<Partition, (BTreeSet<NodeId>, BTreeSet<NodeId>)>,
     progress: Progress,
@@ -136,13 +156,13 @@ impl<'a> Proof<'a> {
             partitions: partitions.len() as u64,
             ..Progress::default()
         };
-        Proof { core, epoch: view.epoch, partitions, progress }
+        Proof { core, epoch: view.epoch, usual: view.usual(), partitions, progress }
     }
 
     /// How many of the old replicas of a partition must have been heard: one of every quorum of writes, and
     /// one of every quorum of reads that finds those.
     fn needed(&self, old: usize) -> usize {
-        let w = usize::from(self.core.settings.write_quorum).clamp(1, old.max(1));
+        let w = usize::from(self.usual.w).clamp(1, old.max(1));
         w.max(old + 1 - w)
     }
 

@@ -133,8 +133,10 @@ impl Trees {
         let page = table.scan(&next, &to, limit)?;
         let mut slots = self.slots.lock();
         let slot = &mut slots[usize::from(partition.0)];
-        // Forgotten meanwhile.
-        let Some(build) = &mut slot.build else { return Ok(Some(Built::Part)) };
+        // Forgotten meanwhile, or begun anew.
+        let Some(build) = slot.build.as_mut().filter(|build| build.next == next) else {
+            return Ok(Some(Built::Part));
+        };
         for (row, record) in &page {
             let Some((_, key)) = rows::split_data_row(row) else {
                 return Err(TableError::Damaged(format!("a row of partition {}", partition.0)));

@@ -8,10 +8,19 @@ use std::collections::BTreeSet;
 
 use super::layout::Layout;
 use crate::planted::{self, Bug};
-use crate::types::{Epoch, LayoutState, NodeId, Partition, Step, differ};
+use crate::types::{Epoch, LayoutState, NodeId, Partition, Spread, Step, differ};
 
 /// Before any layout is known: a node that joins holds nothing and coordinates nothing.
 const UNKNOWN_EPOCH: Epoch = Epoch(0);
+
+/// What the cluster's requests wait for where they do not say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usual {
+    /// Replicas a partition.
+    pub n: u16,
+    pub r: u16,
+    pub w: u16,
+}
 
 /// A layout, and the change that is under way.
 #[derive(Clone, Debug)]
@@ -75,9 +84,11 @@ impl View {
         self.state.as_ref()
     }
 
-    /// N: how many replicas a partition has.
-    pub fn replicas(&self) -> u16 {
-        self.current.replicas()
+    /// N, R and W.
+    pub fn usual(&self) -> Usual {
+        let n = self.current.replicas();
+        let quorums = |spread: &Spread| Usual { n, r: spread.read_quorum, w: spread.write_quorum };
+        self.state.as_ref().map_or(Usual { n, r: 1, w: 1 }, |state| quorums(&state.current))
     }
 
     /// The new replicas of a partition, where they are not the old ones.
@@ -152,7 +163,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::types::{LayoutCommand, PARTITIONS, Share, Spread};
+    use crate::types::{LayoutCommand, PARTITIONS, Share};
 
     fn ids(ids: &[u16]) -> Vec<NodeId> {
         ids.iter().copied().map(NodeId).collect()
@@ -164,7 +175,7 @@ mod tests {
         let mut partitions = vec![ids(&[1, 2, 3]); PARTITIONS];
         partitions[0] = ids(first);
         let nodes: BTreeMap<_, _> = (1..=4).map(|id| (NodeId(id), share.clone())).collect();
-        Spread { replicas: 3, nodes, partitions }
+        Spread { replicas: 3, read_quorum: 2, write_quorum: 2, nodes, partitions }
     }
 
     fn changing(step: Step) -> View {

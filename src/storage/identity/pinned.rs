@@ -10,28 +10,37 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use crate::config::LeaderlessSettings;
 use crate::error::StartError;
 use crate::types::NodeId;
 
-/// The nodes and the number of replicas that decide where keys lie.
+/// The nodes and the number of replicas that decide where keys lie, and how many of those reads and writes
+/// usually wait for, which decides what a quorum is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedLayout {
     nodes: BTreeSet<NodeId>,
     replicas: u16,
+    read_quorum: u16,
+    write_quorum: u16,
 }
 
 impl PinnedLayout {
     /// The layout of these nodes; there are never more replicas than nodes.
-    pub fn new(nodes: impl IntoIterator<Item = NodeId>, replicas: u16) -> PinnedLayout {
+    pub fn new(
+        nodes: impl IntoIterator<Item = NodeId>,
+        settings: &LeaderlessSettings,
+    ) -> PinnedLayout {
         let nodes: BTreeSet<NodeId> = nodes.into_iter().collect();
-        let replicas = replicas.min(u16::try_from(nodes.len()).unwrap_or(u16::MAX));
-        PinnedLayout { nodes, replicas }
+        let replicas = settings.replicas.min(u16::try_from(nodes.len()).unwrap_or(u16::MAX));
+        let (read_quorum, write_quorum) = (settings.read_quorum, settings.write_quorum);
+        PinnedLayout { nodes, replicas, read_quorum, write_quorum }
     }
 
     /// A number that differs where the layouts do, for telling a peer. Part of what nodes of
     /// different builds must agree on: never change it.
     pub fn digest(&self) -> u64 {
-        let numbers = self.nodes.iter().map(|node| node.0).chain([self.replicas]);
+        let counts = [self.replicas, self.read_quorum, self.write_quorum];
+        let numbers = self.nodes.iter().map(|node| node.0).chain(counts);
         let bytes: Vec<u8> = numbers.flat_map(u16::to_be_bytes).collect();
         XxHash3_64::oneshot(&bytes)
     }
@@ -43,7 +52,7 @@ impl PinnedLayout {
         }
         Err(StartError::DataDirectory(format!(
             "this data directory was made for {self}, but the settings say {asked}: start with the \
-             --peers and the replicas that it was made for; who came or left since need not be \
+             --peers, replicas and quorums that it was made for; who came or left since need not be \
              named: that is done with quorate cluster add, layout apply and remove"
         )))
     }
@@ -52,16 +61,45 @@ impl PinnedLayout {
 impl std::fmt::Display for PinnedLayout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let nodes: Vec<String> = self.nodes.iter().map(NodeId::to_string).collect();
-        write!(f, "nodes {} with {} replicas of a key", nodes.join(", "), self.replicas)
+        let PinnedLayout { replicas, read_quorum, write_quorum, .. } = self;
+        write!(
+            f,
+            "nodes {} with {replicas} replicas of a key, of which reads wait for {read_quorum} and \
+             writes for {write_quorum}",
+            nodes.join(", ")
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::config::Settings;
+    use crate::types::Mode;
 
     fn digest(nodes: &[u16], replicas: u16) -> u64 {
-        PinnedLayout::new(nodes.iter().copied().map(NodeId), replicas).digest()
+        layout(nodes, |settings| settings.replicas = replicas).digest()
+    }
+
+    fn layout(nodes: &[u16], change: impl FnOnce(&mut LeaderlessSettings)) -> PinnedLayout {
+        let mut settings =
+            Settings::defaults(NodeId(1), Mode::Leaderless, BTreeMap::new()).leaderless;
+        change(&mut settings);
+        PinnedLayout::new(nodes.iter().copied().map(NodeId), &settings)
+    }
+
+    #[test]
+    fn other_quorums_are_another_layout() {
+        let one = layout(&[1, 2, 3], |settings| settings.read_quorum = 2);
+        for other in [
+            layout(&[1, 2, 3], |settings| settings.read_quorum = 1),
+            layout(&[1, 2, 3], |settings| (settings.read_quorum, settings.write_quorum) = (2, 3)),
+        ] {
+            assert_ne!(one.digest(), other.digest());
+            assert!(one.check(&other).is_err());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tests of a data directory's identity, on simulated disks.
 
 use super::*;
+use crate::config::Settings;
 use crate::storage::disk::{SimDisk, replace_file};
 
 const NODE: NodeId = NodeId(2);
@@ -11,7 +12,10 @@ fn open_as(disk: &SimDisk, node: NodeId, mode: Mode, engine: &str) -> Result<Ide
 
 fn open_leaderless(disk: &SimDisk, nodes: &[u16], replicas: u16) -> Result<Identity, StartError> {
     let (disk, mode) = (Arc::new(disk.clone()), Mode::Leaderless);
-    let layout = Some(PinnedLayout::new(nodes.iter().copied().map(NodeId), replicas));
+    let mut settings = Settings::defaults(NODE, mode, BTreeMap::new());
+    settings.leaderless.replicas = replicas;
+    let nodes = nodes.iter().copied().map(NodeId);
+    let layout = Some(PinnedLayout::new(nodes, &settings.leaderless));
     Identity::open(disk, &Runtime::real(), NODE, mode, "sled", layout)
 }
 
@@ -202,4 +206,19 @@ fn a_removed_node_never_starts_again() {
     disk.crash();
     let message = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
     assert!(message.contains("node 2 was removed") && message.contains("--join"), "{message}");
+}
+
+#[test]
+fn one_that_joined_a_leaderless_cluster_founds_none_ever_after() {
+    let disk = SimDisk::new(21);
+    let joins = || open_as(&disk, NODE, Mode::Leaderless, "sled").expect("opens");
+    assert_eq!(joins().founding_layout(), None);
+    // Started again it says what its settings are, and no more that it joins.
+    let again = open_leaderless(&disk, &[2], 1).expect("opens");
+    assert_eq!(again.founding_layout(), None);
+    let founder = SimDisk::new(22);
+    let first = open_leaderless(&founder, &[1, 2, 3], 3).expect("opens");
+    assert!(first.founding_layout().is_some());
+    let joining = open_as(&founder, NODE, Mode::Leaderless, "sled").expect("opens");
+    assert_eq!(joining.founding_layout(), first.founding_layout(), "it stays what it was");
 }

@@ -27,6 +27,7 @@ use crate::types::{
 };
 
 mod anti_entropy;
+mod departures;
 mod expiry;
 mod explain;
 mod hints;
@@ -198,7 +199,7 @@ impl Cluster {
         let named = (1..=self.founders).chain(std::iter::once(id)).map(NodeId);
         let peers = named.map(|node| (node, format!("node-{node}"))).collect();
         let mut settings = Settings::defaults(node, Mode::Leaderless, peers);
-        settings.joins = (id > self.founders).then_some(ClusterId(7));
+        let founds = id <= self.founders;
         // Nothing happens by itself, unless a test asks for it.
         settings.leaderless.hint_bytes = 0;
         settings.leaderless.compare_interval = Duration::ZERO;
@@ -221,6 +222,7 @@ impl Cluster {
         let leaderless = Leaderless::start(LeaderlessOptions {
             runtime: runtime.clone(),
             settings,
+            founds,
             log,
             table,
             recovered,

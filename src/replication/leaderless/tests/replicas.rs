@@ -293,6 +293,7 @@ fn refusal(runtime: &Runtime, (table, log, recovered): Opened) -> String {
     let options = LeaderlessOptions {
         runtime: runtime.clone(),
         settings: Settings::defaults(NodeId(1), Mode::Leaderless, peers),
+        founds: true,
         log,
         table,
         recovered,
