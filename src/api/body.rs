@@ -80,6 +80,17 @@ where
     })
 }
 
+/// Refuses a body where the path says it all.
+pub fn none(body: &[u8]) -> Result<(), BodyError> {
+    match body.is_empty() {
+        true => Ok(()),
+        false => {
+            let problem = "expected no body: the path says it all".to_owned();
+            Err(BodyError::Malformed { problem })
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

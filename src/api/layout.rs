@@ -147,10 +147,7 @@ pub async fn cancel(State(shared): State<Arc<Shared>>, request: Request) -> Resp
     let call = shared.begin(Operation::ChangeLayout);
     let result = async {
         let (body, options) = read_body(&shared, &call, request).await?;
-        if !body.is_empty() {
-            let problem = "expected no body: the path says it all".to_owned();
-            return Err(Invalid::Body(BodyError::Malformed { problem }).into());
-        }
+        body::none(&body).map_err(Invalid::Body)?;
         let status = shared.api.replicator.cancel_layout(options).await?;
         Ok(json(&view(status)))
     };

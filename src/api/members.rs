@@ -98,10 +98,7 @@ async fn change_one(
     let result = async {
         let node = node_id(id)?;
         let (options, body) = read(shared, &call, request).await?;
-        if !body.is_empty() {
-            let problem = "expected no body: the path says it all".to_owned();
-            return Err(Invalid::Body(BodyError::Malformed { problem }).into());
-        }
+        body::none(&body).map_err(Invalid::Body)?;
         change_members(shared, change(node), options).await
     };
     let result = result.await;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Exit, complain};
@@ -425,4 +426,16 @@ fn served(info: &AnswerInfo) -> String {
 
 pub(super) fn print_json(value: &Value) {
     println!("{value}");
+}
+
+/// Says on a terminal what is waited for; nothing elsewhere.
+pub(super) fn spinner() -> ProgressBar {
+    let bar = match std::io::stderr().is_terminal() {
+        true => ProgressBar::new_spinner(),
+        false => ProgressBar::hidden(),
+    };
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    bar
 }

@@ -1,15 +1,13 @@
 //! `quorate cluster layout show`, `plan`, `apply` and `cancel`: which nodes hold which partitions, what a
 //! change would move, and making it.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::Exit;
-use super::client::{Common, Output, print_json, run, run_write};
+use super::client::{Common, Output, print_json, run, run_write, spinner};
 use crate::client::{
     Client, ClientError, LayoutChangeView, LayoutNodeView, LayoutPlanView, LayoutView,
 };
@@ -116,13 +114,7 @@ pub(super) fn layout(command: &LayoutCommand) -> Exit {
 
 /// Waits until the layout stands, and says how far it is; an interrupt ends the waiting, not the change.
 async fn wait(client: &Client, mut view: LayoutView) -> Result<LayoutView, ClientError> {
-    let bar = match std::io::stderr().is_terminal() {
-        true => ProgressBar::new_spinner(),
-        false => ProgressBar::hidden(),
-    };
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-        bar.set_style(style);
-    }
+    let bar = spinner();
     let (runtime, mut silences) = (Runtime::real(), 0);
     let mut departing_for = Duration::ZERO;
     while view.change.is_some() || (!view.departing.is_empty() && departing_for < DEPART_WITHIN) {

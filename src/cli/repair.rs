@@ -1,13 +1,11 @@
 //! `quorate cluster repair`: every node compared with every other, one after the other.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{Common, Output, print_json, run};
+use super::client::{Common, Output, print_json, run, spinner};
 use super::{Exit, complain};
 use crate::client::{Client, ClientError, RepairView};
 use crate::runtime::Runtime;
@@ -47,13 +45,7 @@ pub(super) fn repair(args: &RepairArgs) -> Exit {
 
 /// Repairs one node, and says how far it is.
 async fn one(client: &Client, node: u16) -> Result<RepairView, ClientError> {
-    let bar = match std::io::stderr().is_terminal() {
-        true => ProgressBar::new_spinner(),
-        false => ProgressBar::hidden(),
-    };
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-        bar.set_style(style);
-    }
+    let bar = spinner();
     let runtime = Runtime::real();
     let mut view = client.start_repair().await?;
     while view.running {

@@ -16,15 +16,13 @@ use serde::Deserialize;
 use super::machine::Machine;
 use super::members::{self, Ask};
 use super::plan::Fault;
-use super::request::{Answer, Patience, send};
 use super::world::{Shared, World};
 use crate::replication::ClusterStatus;
 use crate::replication::layout::LayoutStatus;
 use crate::storage::rows;
 use crate::types::NodeId;
 
-/// How long an operator waits for an answer, and before it looks again.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How long an operator waits before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// One change in so many is taken back, for no reason.
@@ -222,22 +220,14 @@ async fn answer(
     target: &str,
     body: String,
 ) -> Option<(StatusCode, bytes::Bytes)> {
-    let up: Vec<NodeId> = shared.routers.lock().keys().copied().collect();
-    let place = shared.runtime.random_below(up.len().max(1) as u64) as usize;
-    let node = *up.get(place)?;
     let request = Request::builder().method(method).uri(format!("/v1/cluster/layout{target}"));
     let request = request.body(Body::from(body)).ok()?;
-    let patience = Patience { wait: ANSWER_WITHIN, hangs_up: false };
-    match send(shared, node, request, patience).await {
-        Answer::Got { status, body, .. } => {
-            if status != StatusCode::OK {
-                let said = String::from_utf8_lossy(&body);
-                shared.say(format_args!("node {node}, layout{target}: {status} {said}"));
-            }
-            Some((status, body))
-        }
-        _ => None,
+    let (node, status, body) = members::ask_some_node(shared, request).await?;
+    if status != StatusCode::OK {
+        let said = String::from_utf8_lossy(&body);
+        shared.say(format_args!("node {node}, layout{target}: {status} {said}"));
     }
+    Some((status, body))
 }
 
 /// How many nodes have a vote in the control plane, as some node that is up says.
@@ -251,18 +241,11 @@ async fn voters(shared: &Shared) -> usize {
         vote: bool,
     }
     loop {
-        let up: Vec<NodeId> = shared.routers.lock().keys().copied().collect();
-        let place = shared.runtime.random_below(up.len().max(1) as u64) as usize;
-        if let Some(node) = up.get(place)
-            && let Ok(request) = Request::builder().uri("/v1/cluster/members").body(Body::empty())
+        if let Ok(request) = Request::builder().uri("/v1/cluster/members").body(Body::empty())
+            && let Some((_, StatusCode::OK, body)) = members::ask_some_node(shared, request).await
+            && let Ok(members) = serde_json::from_slice::<Members>(&body)
         {
-            let patience = Patience { wait: ANSWER_WITHIN, hangs_up: false };
-            if let Answer::Got { status: StatusCode::OK, body, .. } =
-                send(shared, *node, request, patience).await
-                && let Ok(members) = serde_json::from_slice::<Members>(&body)
-            {
-                return members.members.iter().filter(|member| member.vote).count();
-            }
+            return members.members.iter().filter(|member| member.vote).count();
         }
         shared.runtime.sleep(LOOK_AGAIN).await;
     }

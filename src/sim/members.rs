@@ -227,16 +227,24 @@ pub(super) async fn give_up(shared: &Shared, newcomer: NodeId) {
     }
 }
 
-/// Asks some node: whether it was done, or refused for good; `None` where it is to be asked again.
-pub(super) async fn one_answer(shared: &Shared, ask: &Ask) -> Option<bool> {
+/// Asks some node that is up, as an operator does; who it was, and what it answered.
+pub(super) async fn ask_some_node(
+    shared: &Shared,
+    request: Request<Body>,
+) -> Option<(NodeId, StatusCode, bytes::Bytes)> {
     let up: Vec<NodeId> = shared.routers.lock().keys().copied().collect();
     let place = shared.runtime.random_below(up.len().max(1) as u64) as usize;
     let node = *up.get(place)?;
     let patience = Patience { wait: ANSWER_WITHIN, hangs_up: false };
-    let Answer::Got { status, body, .. } = send(shared, node, ask.request()?, patience).await
-    else {
-        return None;
-    };
+    match send(shared, node, request, patience).await {
+        Answer::Got { status, body, .. } => Some((node, status, body)),
+        _ => None,
+    }
+}
+
+/// Asks some node: whether it was done, or refused for good; `None` where it is to be asked again.
+pub(super) async fn one_answer(shared: &Shared, ask: &Ask) -> Option<bool> {
+    let (node, status, body) = ask_some_node(shared, ask.request()?).await?;
     let said = String::from_utf8_lossy(&body);
     shared.say(format_args!("node {node} answers {} {}: {status} {said}", ask.method, ask.target));
     match status {

@@ -64,14 +64,14 @@ impl Core {
     ) -> Result<WriteAnswer, WriteError> {
         self.check_running()?;
         let view = self.view();
-        quorums::for_write(view.usual(), self.settings.read_repair, &options)?;
+        let quorums = quorums::for_write(view.usual(), self.settings.read_repair, &options)?;
         if write.condition.is_some() {
             return Err(quorums::not_yet("a conditional write (If-Match, If-None-Match)").into());
         }
         if write.retry.is_some() {
             return Err(quorums::not_yet("a safe retry (Idempotency-Key)").into());
         }
-        self.check_reachable(&view, &write, &options)?;
+        self.check_reachable(&view, &write, quorums)?;
         self.check_stragglers()?;
         let deadline = options.deadline;
         let version = self.ceiling.stamp(deadline).await?;
@@ -90,13 +90,7 @@ impl Core {
     }
 
     /// Refuses, before it is stamped, what too few replicas can be reached for.
-    fn check_reachable(
-        &self,
-        view: &View,
-        write: &Write,
-        options: &RequestOptions,
-    ) -> Result<(), Refusal> {
-        let quorums = quorums::for_write(view.usual(), self.settings.read_repair, options)?;
+    fn check_reachable(&self, view: &View, write: &Write, quorums: Quorums) -> Result<(), Refusal> {
         for set in view.write_sets(write.key.partition()).iter() {
             let w = quorums.of_set(view.usual(), set.len()).w;
             let up = set.iter().filter(|node| self.is_up(**node)).count();
