@@ -231,7 +231,9 @@ fn a_data_directory_of_another_node_mode_engine_or_format_is_refused() {
     }
     let identity = dir.path().join("identity.json");
     let text = std::fs::read_to_string(&identity).expect("an identity");
-    std::fs::write(&identity, text.replace("\"format\": 2", "\"format\": 999")).expect("written");
+    let spoiled = text.replace("\"format\": 3", "\"format\": 999");
+    assert_ne!(spoiled, text, "another format than was looked for");
+    std::fs::write(&identity, spoiled).expect("written");
     let other_format = refusal(&[]);
     assert!(other_format.contains("format"), "{other_format}");
     std::fs::write(&identity, text).expect("restored");
