@@ -78,6 +78,14 @@ fn millis(text: &str, min: u64, max: u64) -> Result<Duration, String> {
     number(text, min, max).map(Duration::from_millis)
 }
 
+/// How long deletions are kept: for ever, or long enough that no request is under way for as long.
+fn grace(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" => Ok(Duration::ZERO),
+        _ => millis(text, 4_000, 365 * 86_400_000).map_err(|problem| format!("{problem}, or 0")),
+    }
+}
+
 /// `host:port`, where the host may be a name.
 pub fn address(text: &str) -> Result<String, String> {
     let valid = text
@@ -273,6 +281,12 @@ pub const KEYS: &[Key] = &[
         "bytes a second that hints and comparisons write to replicas that lack them",
         leaderless.repair_bytes_per_s = |t| bytes(t, 1 << 20, 1024 * GIB),
         size
+    ),
+    key!(
+        "leaderless.tombstone_grace_ms",
+        "milliseconds that deletions are kept at least before all replicas forget them; 0: for ever",
+        leaderless.tombstone_grace = |t| grace(t),
+        ms
     ),
     key!(
         "leaderless.max_clock_drift_ms",

@@ -179,6 +179,8 @@ pub struct LeaderlessSettings {
     pub hint_bytes: u64,
     /// How fast hints and comparisons write records to replicas that lack them.
     pub repair_bytes_per_s: u64,
+    /// How long tombstones and expired records stay at least; zero: for ever.
+    pub tombstone_grace: Duration,
     /// How far versions may run ahead of the wall clock before fresh writes are refused.
     pub max_clock_drift: Duration,
 }
@@ -266,6 +268,9 @@ impl Settings {
                 // What a busy node writes in some minutes; who is away for longer is compared with.
                 hint_bytes: 256 << 20,
                 repair_bytes_per_s: 16 << 20,
+                // Clocks may be apart by half of it before writes are refused for it; hints and late
+                // messages are mostly younger.
+                tombstone_grace: Duration::from_secs(60 * 60),
                 max_clock_drift: Duration::from_millis(500),
             },
             storage: StorageSettings {

@@ -289,6 +289,12 @@ fn check_together(settings: &Settings) -> Result<(), SettingsError> {
     } else if founds && leaderless.write_quorum > leaderless.replicas {
         let (w, n) = (leaderless.write_quorum, leaderless.replicas);
         format!("leaderless.write_quorum = {w}: at most leaderless.replicas = {n}")
+    } else if !leaderless.tombstone_grace.is_zero()
+        && leaderless.tombstone_grace < 4 * leaderless.max_clock_drift.max(limits.request_timeout)
+    {
+        "leaderless.tombstone_grace_ms must be 0, or at least four times \
+         leaderless.max_clock_drift_ms and four times limits.request_timeout_ms"
+            .to_owned()
     } else if limits.max_batch_bytes < limits.max_value_bytes {
         "limits.max_batch_bytes must be at least limits.max_value_bytes".to_owned()
     } else if settings.listen == settings.peer_listen {

@@ -53,7 +53,7 @@ impl LogReplay {
             Kind::RaftPurged => codec::decode("a purge position", record.payload).map(|upto| {
                 self.purge(upto);
             }),
-            Kind::ReplicaWrites | Kind::VersionCeiling | Kind::Layout => Ok(()),
+            Kind::ReplicaWrites | Kind::VersionCeiling | Kind::Layout | Kind::Horizons => Ok(()),
         };
         decoded.map_err(|error| error.to_string())
     }

@@ -36,7 +36,8 @@ impl PeerHandler for NodeHandler {
             | Service::ReplicaList
             | Service::Inspect
             | Service::Compare
-            | Service::Layout => self.replicator.handle(inbound),
+            | Service::Layout
+            | Service::Collect => self.replicator.handle(inbound),
         }
     }
 }

@@ -97,11 +97,13 @@ pub enum Service {
     ChangeLayout = 13,
     /// What layout a node has, asked for or told.
     Layout = 14,
+    /// What deletions may be collected.
+    Collect = 15,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Service; 14] = [
+    pub const ALL: [Service; 15] = [
         Service::RaftAppend,
         Service::RaftVote,
         Service::RaftSnapshot,
@@ -116,6 +118,7 @@ impl Service {
         Service::Compare,
         Service::ChangeLayout,
         Service::Layout,
+        Service::Collect,
     ];
 
     /// The service with this number.
@@ -140,6 +143,7 @@ impl Service {
             Service::Compare => "compare",
             Service::ChangeLayout => "change_layout",
             Service::Layout => "layout",
+            Service::Collect => "collect",
         }
     }
 }

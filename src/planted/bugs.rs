@@ -345,4 +345,16 @@ bugs! {
     /// While a layout changes, writes go to the old replicas alone.
     MovedWritesToOldAlone "moved-writes-to-old-alone" [Leaderless] LeaderlessTests
         "a classic: pending ranges that coordinators forget (CASSANDRA-833)"
+
+    /// Tombstones are collected by a timer, whether or not every replica has them.
+    CollectedWithoutProof "collected-without-proof" [Leaderless] Simulator
+        "Cassandra, whose `gc_grace_seconds` asks no replica"
+
+    /// A replica takes a write or a hint that is older than the tombstones it has collected.
+    LateWriteTaken "late-write-taken" [Leaderless] LeaderlessTests
+        "Cassandra before hints had an age (CASSANDRA-5314)"
+
+    /// A repair is taken whatever was collected since its record was read.
+    StaleRepairTaken "stale-repair-taken" [Leaderless] LeaderlessTests
+        "Cassandra, whose read repair brought back collected data (CASSANDRA-11427)"
 }

@@ -15,8 +15,8 @@ use super::members;
 use super::world::{Shared, World};
 use crate::history::{Ended, Op};
 use crate::runtime::Task;
-use crate::storage::rows;
 use crate::storage::table::Table;
+use crate::storage::{encoding, rows};
 use crate::types::{Key, Level, Mode, NodeId, Partition};
 
 /// A healed cluster must serve every key through every node within this time.
@@ -41,6 +41,10 @@ const QUIET_WITHIN: Duration = Duration::from_secs(10);
 /// Replicas that are compared must be equal within this time and three intervals: what was too new for
 /// one comparison is left to the next.
 const COMPARED_WITHIN: Duration = Duration::from_secs(20);
+
+/// Deletions must be collected within this time and the grace: a horizon is raised once a second or two,
+/// and clocks may have been ahead by some seconds.
+const COLLECTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a read at the end is tried again that was not answered.
 const READ_BACK_TRIES: usize = 50;
@@ -91,6 +95,9 @@ pub(super) async fn run(world: &mut World) {
     beside(world, serving).await;
     members::agree(world).await;
     converge(world, &nodes, &keys).await;
+    if !shared.plan.background.tombstone_grace.is_zero() {
+        collected(world).await;
+    }
     grow_old(world).await;
     let reading = shared.runtime.spawn(read_everything(shared.clone(), nodes.clone(), keys));
     beside(world, reading).await;
@@ -175,6 +182,40 @@ async fn by_themselves(world: &mut World) {
     if differed && shared.plan.background.hint_bytes == 0 {
         shared.happened("ending: replicas equal by comparison alone");
     }
+}
+
+/// Where deletions are collected, none may stay that is older than the grace, on any replica; unless some
+/// replica, or a member that has something left to bring to others, is gone for good.
+async fn collected(world: &mut World) {
+    let shared = world.shared.clone();
+    let deadline = shared.runtime.now() + shared.plan.background.tombstone_grace + COLLECTED_WITHIN;
+    // What is deleted by now; nobody writes any more.
+    let deleted = deletions(world);
+    loop {
+        let left: BTreeSet<Bytes> = deletions(world).intersection(&deleted).cloned().collect();
+        if left.is_empty() {
+            if !deleted.is_empty() {
+                shared.happened("ending: deletions collected");
+            }
+            return;
+        }
+        if shared.runtime.now() >= deadline {
+            if layouts::all_can_be_reached(world) {
+                let what = format!("{} deletions are kept for ever", left.len());
+                shared.broken("deletions-not-collected", what);
+            }
+            return;
+        }
+        world.tick().await;
+    }
+}
+
+/// The rows of all tables that hold deletions, with what they hold.
+fn deletions(world: &World) -> BTreeSet<Bytes> {
+    let running = live(world).filter_map(Machine::running);
+    let rows = running.flat_map(|it| user_rows(&world.shared, &*it.table));
+    let is_deletion = |record: &Bytes| encoding::peek(record).is_ok_and(|(_, deleted)| deleted);
+    rows.filter(|(_, record)| is_deletion(record)).map(|(row, _)| row).collect()
 }
 
 /// Reads every key and writes one through every node until each was served.

@@ -269,6 +269,21 @@ pub(super) async fn settle(world: &mut World) {
     }
 }
 
+/// Whether every node that holds partitions runs, and every member that has something left of others.
+pub(super) fn all_can_be_reached(world: &World) -> bool {
+    let live: BTreeSet<NodeId> = world
+        .machines
+        .iter()
+        .filter(|machine| machine.running().is_some())
+        .map(Machine::id)
+        .collect();
+    let known = world.machines.iter().find_map(standing);
+    known.is_some_and(|layout| {
+        let holders = layout.current.nodes.iter().map(|(node, ..)| *node);
+        holders.chain(layout.departing).all(|node| live.contains(&node))
+    })
+}
+
 fn unsettled(world: &World) -> Option<String> {
     let live: Vec<&Machine> =
         world.machines.iter().filter(|machine| machine.running().is_some()).collect();

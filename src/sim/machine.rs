@@ -133,6 +133,7 @@ impl Machine {
         settings.leaderless.max_stragglers = plan.max_stragglers;
         settings.leaderless.compare_interval = plan.background.compare_interval;
         settings.leaderless.hint_bytes = plan.background.hint_bytes;
+        settings.leaderless.tombstone_grace = plan.background.tombstone_grace;
         settings.limits.max_requests_in_flight = plan.max_requests;
         Machine {
             settings,

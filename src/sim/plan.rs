@@ -391,18 +391,31 @@ pub(super) struct Background {
     pub compare_interval: Duration,
     /// How much is kept for replicas that are away; 0: nothing.
     pub hint_bytes: u64,
+    /// How long deletions stay at least; zero: for ever.
+    pub tombstone_grace: Duration,
 }
 
 impl Background {
     /// Reads alone must do in one world of three, and writes in a gentle one.
     fn of(mode: Mode, seed: u64, gentle: bool) -> Background {
         let mut random = Seeded::derived(seed, "background", 0);
+        let tombstone_grace = grace(mode, seed);
         if mode == Mode::Leader || gentle || random.below(3) == 0 {
-            return Background::default();
+            return Background { tombstone_grace, ..Background::default() };
         }
         let interval_ms = [1_000, 3_000, 10_000][random.below(3)];
         let hint_bytes = [0, 2 << 10, 256 << 20][random.below(3)];
-        Background { compare_interval: Duration::from_millis(interval_ms), hint_bytes }
+        let compare_interval = Duration::from_millis(interval_ms);
+        Background { compare_interval, hint_bytes, tombstone_grace }
+    }
+}
+
+/// In two worlds of three deletions are collected: so soon that it happens while faults do.
+fn grace(mode: Mode, seed: u64) -> Duration {
+    let mut random = Seeded::derived(seed, "collection", 0);
+    match mode {
+        Mode::Leader => Duration::ZERO,
+        Mode::Leaderless => Duration::from_millis([0, 4_000, 8_000][random.below(3)]),
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! One ordered map holds everything, so a batch can change user rows and the applied position
 //! together. The first byte of a row's key is its family: `d` user rows, `m` facts about the table
-//! itself, `s` forwarding sessions, `i` idempotency keys, `h` hints, `x` the order in which records expire. User rows lie by partition and then key, in
-//! both modes, so that a partition can be read, moved and compared as one range; reading them in key
+//! itself, `s` forwarding sessions, `i` idempotency keys, `h` hints, `x` the order in which records expire,
+//! `c` which user rows are deletions, or will be. User rows lie by partition and then key, in both modes, so that a partition can be read, moved and compared as one range; reading them in key
 //! order merges all partitions, which costs a small scan of each.
 
 use std::cmp::Reverse;
@@ -21,6 +21,10 @@ const SESSION: u8 = b's';
 const RETRY: u8 = b'i';
 const HINT: u8 = b'h';
 const EXPIRY: u8 = b'x';
+const COLLECTABLE: u8 = b'c';
+
+/// The name of the rows of collection horizons, before their partition.
+const HORIZON: &[u8] = b"replica-horizon-";
 
 /// What a row of the family of idempotency keys is: the count of all, what is remembered of one, or
 /// its place in the order of expiry.
@@ -61,6 +65,28 @@ pub fn meta_row(name: &str) -> Bytes {
     row.put_u8(META);
     row.put_slice(name.as_bytes());
     row.freeze()
+}
+
+/// The collection horizon of a partition: of the facts about the table.
+pub fn horizon_row(partition: Partition) -> Bytes {
+    [&[META], HORIZON, &[partition.0]].concat().into()
+}
+
+/// What says that a user row is a deletion, or comes to be one; `None` of a row of another family.
+pub fn collectable_row(data_row: &[u8]) -> Option<Bytes> {
+    Some([&[COLLECTABLE], data_row.strip_prefix(&[DATA])?].concat().into())
+}
+
+/// The user row that such a row is of; `None` for any other row.
+pub fn data_row_of_collectable(row: &[u8]) -> Option<Bytes> {
+    Some([&[DATA], row.strip_prefix(&[COLLECTABLE])?].concat().into())
+}
+
+/// The deletions of one partition.
+pub fn collectable_range(partition: Partition) -> (Bytes, Bytes) {
+    let from: Bytes = [COLLECTABLE, partition.0].to_vec().into();
+    let end = successor(&from);
+    (from, end)
 }
 
 /// The row of a forwarding session: family `s`, origin.

@@ -263,13 +263,16 @@ impl LayoutState {
         Ok(self)
     }
 
-    fn cancel(&self, epoch: Epoch) -> Result<LayoutState, LayoutRefusal> {
-        if self.change.is_none() {
-            return Err(LayoutRefusal::NothingUnderWay);
-        }
+    /// Takes a change back; whoever was to hold more departs from that.
+    fn cancel(mut self, epoch: Epoch) -> Result<LayoutState, LayoutRefusal> {
+        let Some(change) = &self.change else { return Err(LayoutRefusal::NothingUnderWay) };
         self.check_epoch(epoch)?;
-        let epoch = Epoch(self.epoch.0 + 1);
-        Ok(LayoutState { epoch, change: None, ..self.clone() })
+        let pairs = self.current.partitions.iter().zip(&change.to.partitions);
+        let came = pairs.flat_map(|(from, to)| to.iter().filter(|node| !from.contains(node)));
+        self.departing.extend(came);
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.change = None;
+        Ok(self)
     }
 
     fn check_epoch(&self, asked: Epoch) -> Result<(), LayoutRefusal> {

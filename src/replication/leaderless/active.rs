@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::Core;
+use super::collection::Waiting;
 use super::compare::{decode, encode};
+use super::horizons::Horizon;
 use super::messages::encode_writes;
 use super::replica::ReplicaError;
 use super::transfer::Progress;
@@ -30,7 +32,7 @@ use crate::peer::{Inbound, Lane, PeerError, Request, Service};
 use crate::planted::{self, Bug};
 use crate::runtime::Instant;
 use crate::storage::log::{CommitLog, Kind, LogError, NewRecord};
-use crate::types::{Epoch, LayoutState, NodeId};
+use crate::types::{Epoch, LayoutState, NodeId, Partition};
 
 /// How a refusal for another epoch begins: whoever is refused so may ask again under the newer one.
 pub(super) const OTHER_EPOCH: &str = "another epoch";
@@ -185,15 +187,21 @@ impl Core {
 
     /// Stores a layout and goes by it.
     async fn go_by(self: &Arc<Core>, state: LayoutState) -> Result<(), LogError> {
-        let view = {
+        let view = Arc::new(View::of(state.clone()));
+        let known = self.view();
+        let gained: Vec<Partition> =
+            view.held_by(self.node).filter(|it| !known.holds(self.node, *it)).collect();
+        // Before the layout in the log, so that it is not gone by without: see `horizons`.
+        while !gained.is_empty() && !self.forget_horizons(&gained).await? {
+            self.runtime.sleep(FULL_QUEUE_PAUSE).await;
+        }
+        {
             let _storing = self.active.storing.lock().await;
             store(&self.log, &state).await?;
-            let view = Arc::new(View::of(state));
             self.peers.know(view.nodes.iter().copied().filter(|node| *node != self.node));
             tracing::info!(node = %self.node, epoch = %view.epoch, "goes by another layout");
             *self.active.view.write() = view.clone();
-            view
-        };
+        }
         // After that: nothing is dropped any more of what the tree is to be of.
         view.held_by(self.node).for_each(|partition| self.replica.build_tree(partition));
         while !self.took_all_before().await? {
@@ -210,10 +218,23 @@ impl Core {
         let (merged, wait) = tokio::sync::oneshot::channel();
         let nothing = encode_writes(std::iter::empty());
         // Whoever waits may be gone, where the node stops.
-        let done = Box::new(move |result| drop(merged.send(result)));
+        let done = Box::new(move |result: Result<Vec<_>, ReplicaError>| {
+            drop(merged.send(result.map(drop)));
+        });
         self.replica.submit(nothing, Vec::new(), done);
+        self.was_taken(wait).await
+    }
+
+    /// Says of partitions that are new to this node that it does not know what their replicas promised.
+    async fn forget_horizons(&self, gained: &[Partition]) -> Result<bool, LogError> {
+        let unknown = |_| Some(Horizon::UNKNOWN);
+        self.was_taken(self.change_horizons(gained, unknown)).await
+    }
+
+    /// False where the queue had no room for it.
+    async fn was_taken(&self, wait: Waiting) -> Result<bool, LogError> {
         match wait.await {
-            Ok(Ok(_)) => Ok(true),
+            Ok(Ok(())) => Ok(true),
             Ok(Err(ReplicaError::NotTaken(_))) if self.replica.failure().is_none() => Ok(false),
             Ok(Err(_)) | Err(_) => Err(LogError::Closed),
         }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Core;
 use super::hash_tree::{FAN_OUT, HashTree, LEAVES, leaf_of};
+use super::horizons::is_gone;
 use super::serve::MAX_PAGES_SERVED;
 use crate::peer::Inbound;
 use crate::storage::encoding;
@@ -178,18 +179,22 @@ impl Core {
     ) -> Result<Entries, String> {
         let (table, leaves) = (self.table.clone(), leaves.clone());
         let after = after.map(str::to_owned);
-        let read = move || entries(&*table, partition, &leaves, after.as_deref(), max_rows);
+        let reached_ms = self.horizons.of(partition).reached_ms;
+        let read =
+            move || entries(&*table, partition, &leaves, after.as_deref(), max_rows, reached_ms);
         self.runtime.blocking(read).await
     }
 }
 
 /// Reads keys first, and then the records of those that are asked for, one by one: a record may be long.
+/// Deletions that are to be dropped are left out: the other replica may have dropped them.
 fn entries(
     table: &dyn Table,
     partition: Partition,
     leaves: &BTreeSet<u16>,
     after: Option<&str>,
     max_rows: usize,
+    reached_ms: u64,
 ) -> Result<Entries, String> {
     let (start, to) = rows::partition_range(partition);
     let from = after.map_or(start, |after| rows::row_after(partition, after));
@@ -204,11 +209,13 @@ fn entries(
             && let Some(record) = table.get(&row).map_err(|error| error.to_string())?
         {
             read += record.len();
-            told += key.as_str().len();
-            entries.held.push((
-                key.as_str().to_owned(),
-                encoding::rank(&record).map_err(|error| error.to_string())?,
-            ));
+            if !is_gone(&record, reached_ms) {
+                told += key.as_str().len();
+                entries.held.push((
+                    key.as_str().to_owned(),
+                    encoding::rank(&record).map_err(|error| error.to_string())?,
+                ));
+            }
         }
         last = Some(key);
         if read >= MAX_BYTES_READ || told >= MAX_BYTES_TOLD {

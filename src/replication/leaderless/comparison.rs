@@ -17,16 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::Core;
 use super::compare::{self, Held, Question, Told};
 use super::gather::{Arrival, Gathering};
 use super::hash_tree::FAN_OUT;
+use super::horizons::{due_ms, is_too_old};
+use super::messages::{Found, StoredWrite};
 use super::peers::ReadItem;
 use super::tally::Taken;
-use crate::peer::{Lane, Request, Service};
+use crate::peer::{Lane, PeerError, Request, Service};
 use crate::planted::{self, Bug};
 use crate::replication::repair::PeerRepair;
 use crate::runtime::Instant;
@@ -329,34 +330,42 @@ impl<'a> Comparison<'a> {
     async fn repair_one(&self, found: &Difference) -> Result<usize, String> {
         let (core, key) = (self.core, &found.key);
         let deadline = core.runtime.now() + ASK_TIMEOUT;
-        let (record, to) = match found.ours > found.theirs {
+        let (held, to) = match found.ours > found.theirs {
             true => {
                 let own = core.replica.read(key).map_err(|error| error.to_string())?;
                 (own, self.peer)
             }
             false => (self.read(key, deadline).await?, core.node),
         };
-        // Collected meanwhile, as a tombstone may be.
-        let Some(record) = record else { return Ok(0) };
+        // Collected meanwhile, as a deletion may be.
+        let Found { record: Some(record), reached_ms } = held else { return Ok(0) };
         let known = self.record_bytes.load(Ordering::Relaxed);
         self.record_bytes.store((known + record.len()).div_ceil(2).max(1), Ordering::Relaxed);
         let gathering = Gathering::<Taken>::new(None);
-        core.send_write(key, &record, self.epoch, deadline, gathering.slot(to));
-        finished(core.runtime.deadline(deadline, gathering.next(1)).await)?;
+        let (bytes, is_deletion) = (record.len() + key.as_str().len(), due_ms(&record));
+        let write = StoredWrite { key: key.clone(), record, survived_ms: Some(reached_ms) };
+        core.send_write(write, self.epoch, deadline, gathering.slot(to));
+        match one_answer(core.runtime.deadline(deadline, gathering.next(1)).await)? {
+            // It was collected there before it is here.
+            Err(error) if is_too_old(&error) && is_deletion.is_ok_and(|due| due.is_some()) => {
+                return Ok(0);
+            }
+            taken => taken.map_err(|error| error.to_string())?,
+        };
         core.metrics.comparison_repairs.inc();
         self.tell(|told| told.repaired += 1);
-        let bytes = record.len() + key.as_str().len();
         self.records_moved.fetch_add(1, Ordering::Relaxed);
         self.bytes_moved.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(bytes)
     }
 
-    async fn read(&self, key: &Key, deadline: Instant) -> Result<Option<Bytes>, String> {
+    async fn read(&self, key: &Key, deadline: Instant) -> Result<Found, String> {
         let gathering = Gathering::new(None);
         let slot = gathering.slot(self.peer);
         let (key, epoch) = (key.clone(), self.epoch);
         self.core.peers.read(ReadItem { key, epoch, deadline, slot });
-        finished(self.core.runtime.deadline(deadline, gathering.next(1)).await)
+        let found = one_answer(self.core.runtime.deadline(deadline, gathering.next(1)).await)?;
+        found.map_err(|error| error.to_string())
     }
 
     /// What the peer tells, and what this node does.
@@ -397,9 +406,9 @@ impl Difference {
 }
 
 /// The one answer of a gathering that asked one.
-fn finished<T>(arrived: Option<Vec<Arrival<T>>>) -> Result<T, String> {
+fn one_answer<T>(arrived: Option<Vec<Arrival<T>>>) -> Result<Result<T, PeerError>, String> {
     let arrival = arrived.and_then(|mut arrived| arrived.pop());
-    arrival.ok_or("no answer in time")?.result.map_err(|error| error.to_string())
+    Ok(arrival.ok_or("no answer in time")?.result)
 }
 
 /// Whether two sums differ, where both are known.

@@ -31,7 +31,7 @@ use crate::replication::{Cost, List, ListAnswer, RequestOptions};
 use crate::runtime::Instant;
 use crate::storage::rows::{self, Bound};
 use crate::storage::table::{Table, TableError};
-use crate::types::{EffectiveLevel, Epoch, Key, NodeId, Record};
+use crate::types::{EffectiveLevel, Epoch, Key, NodeId, PARTITIONS, Record};
 
 /// Rows on one page of a replica, at most.
 const MAX_PAGE_ROWS: usize = 1_024;
@@ -82,8 +82,8 @@ impl Core {
 
     /// A page of this node's own rows, bounded in rows and in bytes.
     pub(super) async fn own_page(&self, request: ListRequest) -> Result<ListPage, TableError> {
-        let table = self.table.clone();
-        self.runtime.blocking(move || read_page(&*table, &request)).await
+        let (table, reached) = (self.table.clone(), self.horizons.reached());
+        self.runtime.blocking(move || read_page(&*table, &request, &reached)).await
     }
 
     fn ask_for_page(
@@ -275,11 +275,19 @@ fn decode_rows(rows: Vec<(Key, Bytes)>) -> Result<Vec<(Key, Record)>, Refusal> {
 }
 
 /// Reads a page piece by piece, so that values of a MiB each do not come a thousand at once.
-fn read_page(table: &dyn Table, request: &ListRequest) -> Result<ListPage, TableError> {
+fn read_page(
+    table: &dyn Table,
+    request: &ListRequest,
+    reached: &[u64; PARTITIONS],
+) -> Result<ListPage, TableError> {
     let limit = (request.limit as usize).clamp(1, MAX_PAGE_ROWS);
     let mut page = ListPage::default();
     let mut from = request.from.clone();
     let (mut bytes, mut ask) = (0, FIRST_READ_ROWS);
+    let reached_of = |key: &Key| {
+        let partition = key.partition().0;
+        (partition, reached[usize::from(partition)])
+    };
     loop {
         let ask_now = ask.min(limit - page.rows.len());
         let found = rows::page(table, &request.prefix, &from, ask_now)?;
@@ -290,6 +298,10 @@ fn read_page(table: &dyn Table, request: &ListRequest) -> Result<ListPage, Table
                 return Ok(page);
             }
             bytes += messages::weight(&key, &record);
+            let (partition, reached_ms) = reached_of(&key);
+            if reached_ms > 0 {
+                page.reached_ms.insert(partition, reached_ms);
+            }
             page.rows.push((key, record));
         }
         page.end = ended;

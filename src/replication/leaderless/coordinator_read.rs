@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::Core;
 use super::coordinator_write::EPOCH_PAUSE;
 use super::gather::{Arrival, Gathering};
+use super::messages::Found;
 use super::peers::ReadItem;
 use super::quorums::{self, Quorums, ReadPlan};
 use super::resolve::{Held, resolve};
@@ -54,7 +55,7 @@ struct Round<'a> {
     deadline: Instant,
     /// The sets of replicas, and of how many of each an answer is needed.
     needs: Vec<(&'a [NodeId], usize)>,
-    gathering: Gathering<Option<Bytes>>,
+    gathering: Gathering<Found>,
     /// The replicas not asked yet, the slowest first.
     unasked: Vec<NodeId>,
     /// Those asked and not heard from.
@@ -104,7 +105,7 @@ impl Core {
     ) -> Result<ReadAnswer, Failed> {
         let partition = key.partition();
         let (newest, messages) = if view.reads_from(self.node, partition) {
-            (self.read_own(key)?, 0)
+            (self.read_own(key)?.record, 0)
         } else {
             let mut round = Round::new(self, view, key, deadline);
             round.needs = vec![(view.old_replicas(partition), 1)];
@@ -213,7 +214,7 @@ impl Core {
 struct Late {
     view: Arc<View>,
     key: Key,
-    gathering: Gathering<Option<Bytes>>,
+    gathering: Gathering<Found>,
     held: Vec<Held>,
     quorums: Quorums,
 }
@@ -282,8 +283,8 @@ impl<'a> Round<'a> {
                     return Ok(());
                 }
             };
-            let record = self.core.read_own(self.key)?;
-            self.held.push(Held { node, record });
+            let Found { record, reached_ms } = self.core.read_own(self.key)?;
+            self.held.push(Held { node, record, reached_ms });
             return Ok(());
         }
         self.messages += 1;
@@ -335,7 +336,7 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    fn take(&mut self, arrived: Vec<Arrival<Option<Bytes>>>) {
+    fn take(&mut self, arrived: Vec<Arrival<Found>>) {
         let heard = |node: &NodeId| arrived.iter().any(|arrival| arrival.node == *node);
         self.awaited.retain(|node| !heard(node));
         let answered_before = self.held.len();
@@ -349,10 +350,10 @@ impl<'a> Round<'a> {
     }
 }
 
-fn take_held(arrived: Vec<Arrival<Option<Bytes>>>, held: &mut Vec<Held>, failures: &mut Failures) {
+fn take_held(arrived: Vec<Arrival<Found>>, held: &mut Vec<Held>, failures: &mut Failures) {
     for Arrival { node, result } in arrived {
         match result {
-            Ok(record) => held.push(Held { node, record }),
+            Ok(Found { record, reached_ms }) => held.push(Held { node, record, reached_ms }),
             Err(error) => failures.add(&error),
         }
     }

@@ -8,11 +8,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Core;
 use super::active::is_other_epoch;
 use super::gather::{Arrival, Gathering, Slot};
+use super::horizons::Late;
+use super::messages::StoredWrite;
 use super::peers::WriteItem;
 use super::quorums::{self, Quorums};
 use super::replica::ReplicaError;
@@ -24,7 +24,7 @@ use crate::planted::{self, Bug};
 use crate::replication::{Cost, RequestOptions, WriteAnswer};
 use crate::runtime::Instant;
 use crate::storage::encoding;
-use crate::types::{Epoch, Key, NodeId, Version, Write};
+use crate::types::{Epoch, NodeId, Version, Write};
 
 /// When to try again where too many replica writes are finishing in the background.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -35,8 +35,7 @@ pub(super) const EPOCH_PAUSE: Duration = Duration::from_millis(20);
 
 /// A write that was stamped: sent as it is, however often.
 struct Stamped {
-    key: Key,
-    record: Bytes,
+    write: StoredWrite,
     version: Version,
 }
 
@@ -78,7 +77,8 @@ impl Core {
         let again = planted::is(Bug::RetriedUnderNewVersion).then(|| write.clone());
         let Write { key, change, .. } = write;
         let record = encoding::encode(&change.into_record(version));
-        let answer = self.send_stamped(Stamped { key, record, version }, &options).await;
+        let sent = StoredWrite { key, record, survived_ms: None };
+        let answer = self.send_stamped(Stamped { write: sent, version }, &options).await;
         match (again, &answer) {
             (Some(write), Err(WriteError::Unknown { .. })) if self.runtime.now() < deadline => {
                 // A pause, so that the retries until the deadline are few.
@@ -147,7 +147,7 @@ impl Core {
         quorums: Quorums,
         deadline: Instant,
     ) -> Attempt {
-        let sets = view.write_sets(write.key.partition());
+        let sets = view.write_sets(write.write.key.partition());
         // A replica that is known to be away is not sent to; a hint is kept for it.
         let (up, mut missed): (Vec<NodeId>, Vec<NodeId>) =
             sets.union().into_iter().partition(|node| self.is_up(*node));
@@ -158,13 +158,13 @@ impl Core {
         let gathering = Gathering::new(Some(self.stragglers.clone()));
         for node in &up {
             let slot = gathering.slot(*node);
-            self.send_write(&write.key, &write.record, view.epoch, deadline, slot);
+            self.send_write(write.write.clone(), view.epoch, deadline, slot);
         }
         let sent =
             Sent { gathering: &gathering, to: &up, quorums, version: write.version, deadline };
         let attempt = self.await_quorum(sent, tallies, &mut missed).await;
         if attempt.answer.is_ok() {
-            self.keep_hints(&gathering, missed, write.key.clone(), write.record.clone());
+            self.keep_hints(&gathering, missed, write.write.clone());
         }
         attempt
     }
@@ -177,13 +177,7 @@ impl Core {
 
     /// Keeps hints for the replicas that have missed an acknowledged write, or will. One that was not
     /// acknowledged is left as it is: a write that was refused must never show up.
-    fn keep_hints(
-        &self,
-        gathering: &Gathering<Taken>,
-        missed: Vec<NodeId>,
-        key: Key,
-        record: Bytes,
-    ) {
+    fn keep_hints(&self, gathering: &Gathering<Taken>, missed: Vec<NodeId>, write: StoredWrite) {
         if self.settings.hint_bytes == 0 {
             return;
         }
@@ -191,7 +185,7 @@ impl Core {
         let note = move |node: NodeId| {
             // Where the own replica fails, the node stops.
             if node != own {
-                hints.note(node, &key, &record);
+                hints.note(node, &write.key, &write.record);
             }
         };
         missed.into_iter().for_each(&note);
@@ -201,19 +195,17 @@ impl Core {
     /// Sends a record to one replica, which may be this node's own.
     pub(super) fn send_write(
         &self,
-        key: &Key,
-        record: &Bytes,
+        write: StoredWrite,
         epoch: Epoch,
         deadline: Instant,
         slot: Slot<Taken>,
     ) {
         if slot.node() != self.node {
-            let (key, record) = (key.clone(), record.clone());
-            return self.peers.write(WriteItem { key, record, epoch, deadline, slot });
+            return self.peers.write(WriteItem { write, epoch, deadline, slot });
         }
         if planted::is(Bug::OwnWriteCountedBeforeSync) {
             slot.fill(Ok(Taken::Newest));
-            return self.replica.write(key, record, Box::new(drop));
+            return self.replica.write(write, Box::new(drop));
         }
         let to = self.node;
         // Held until it is in the replica's queue: see `active`.
@@ -221,15 +213,18 @@ impl Core {
             Ok(held) => held,
             Err(reason) => return slot.fill(Err(PeerError::Refused { to, reason })),
         };
-        let done = move |result: Result<Vec<Taken>, ReplicaError>| {
+        let done = move |result: Result<Vec<Result<Taken, Late>>, ReplicaError>| {
             let nothing = || PeerError::NoAnswer { to, reason: "it gave no result".to_owned() };
             slot.fill(match result {
-                Ok(taken) => taken.first().copied().ok_or_else(nothing),
+                Ok(taken) => match taken.first() {
+                    Some(taken) => taken.map_err(|late| late.refusal(to)),
+                    None => Err(nothing()),
+                },
                 Err(ReplicaError::NotTaken(reason)) => Err(PeerError::Refused { to, reason }),
                 Err(ReplicaError::Unknown(reason)) => Err(PeerError::NoAnswer { to, reason }),
             });
         };
-        self.replica.write(key, record, Box::new(done));
+        self.replica.write(write, Box::new(done));
     }
 
     /// Refuses new work while too many replica writes finish in the background.

@@ -157,7 +157,10 @@ impl Core {
                 let rows = core.table.scan_keys(&from, &to, BATCH)?;
                 let more = rows.len() == BATCH;
                 let mut batch = TableBatch::default();
-                rows.into_iter().for_each(|row| batch.remove(row));
+                for row in rows {
+                    rows::collectable_row(&row).into_iter().for_each(|row| batch.remove(row));
+                    batch.remove(row);
+                }
                 // Held meanwhile, so that nobody gives the partition back in the middle of it.
                 let Ok(_held) = core.hold(epoch) else { return Ok(None) };
                 core.trees.forget(partition);

@@ -54,7 +54,7 @@ impl Core {
     /// What this node holds of a key.
     fn holding(&self, key: &Key) -> Result<Holding, String> {
         let row = self.read_own(key).map_err(|refusal: Refusal| refusal.to_string())?;
-        let head = row.as_ref().map(explain::head).transpose();
+        let head = row.record.as_ref().map(explain::head).transpose();
         let damaged = |error| format!("the row of key '{key}' is damaged: {error}");
         Ok(Holding { head: head.map_err(damaged)?, applied_index: None })
     }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Core;
-use super::gather::Gathering;
+use super::gather::{Arrival, Gathering};
 use super::hints::Hint;
+use super::horizons::is_too_old;
+use super::messages::StoredWrite;
 use super::tally::Taken;
 use crate::storage::table::TableError;
 use crate::types::NodeId;
@@ -78,21 +80,33 @@ impl Core {
                 let gathering = Gathering::new(None);
                 let slot = gathering.slot(to);
                 let deadline = began + TIMEOUT;
-                self.send_write(&hint.key, &hint.record, view.epoch, deadline, slot);
+                let (key, record) = (hint.key.clone(), hint.record.clone());
+                let write = StoredWrite { key, record, survived_ms: None };
+                self.send_write(write, view.epoch, deadline, slot);
                 (hint, gathering)
             })
             .collect();
-        let (mut taken, mut bytes, all) = (Vec::new(), 0, sent.len());
+        let (mut taken, mut too_old, mut bytes, all) = (Vec::new(), Vec::new(), 0, sent.len());
         for (hint, gathering) in sent {
             let answer = self.runtime.deadline(began + TIMEOUT, gathering.next(1)).await;
-            if answer.is_some_and(|arrived| arrived.iter().all(|it| it.result.is_ok())) {
-                bytes += hint.record.len() as u64;
-                taken.push(hint);
+            let Some(Arrival { result, .. }) = answer.and_then(|mut arrived| arrived.pop()) else {
+                continue;
+            };
+            match result {
+                Ok(_) => {
+                    bytes += hint.record.len() as u64;
+                    taken.push(hint);
+                }
+                // What it holds a record of is at every replica by now, or was deleted since.
+                Err(error) if is_too_old(&error) => too_old.push(hint),
+                Err(_) => {}
             }
         }
         self.hints.arrived(&taken)?;
+        self.hints.arrived(&too_old)?;
         self.metrics.hints_sent.inc_by(taken.len() as u64);
+        self.metrics.hints_dropped.inc_by(too_old.len() as u64);
         self.rest_for(bytes).await;
-        Ok(taken.len() == all)
+        Ok(taken.len() + too_old.len() == all)
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::horizons::{self, Change};
 use super::messages::StoredWrite;
 use super::tally::Taken;
 use super::trees::ChangedRow;
@@ -28,6 +29,7 @@ pub struct Merge<'a> {
     metrics: &'a Metrics,
     /// The rows that change, as they will be.
     changed: BTreeMap<Bytes, Changed>,
+    horizons: Vec<Change>,
 }
 
 /// A row that changes.
@@ -40,7 +42,7 @@ struct Changed {
 impl<'a> Merge<'a> {
     /// Nothing yet.
     pub fn new(table: &'a dyn Table, metrics: &'a Metrics) -> Merge<'a> {
-        Merge { table, metrics, changed: BTreeMap::new() }
+        Merge { table, metrics, changed: BTreeMap::new(), horizons: Vec::new() }
     }
 
     /// Merges one write, and says whether its record is the newest of its key now.
@@ -75,6 +77,11 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// Takes the horizons of one record of the log.
+    pub fn take_horizons(&mut self, changes: &[Change]) {
+        self.horizons.extend_from_slice(changes);
+    }
+
     /// `current` is what the row holds in the table, or by an earlier write of this merge.
     fn change(&mut self, row: Bytes, current: Option<Bytes>, write: &StoredWrite) {
         let now = write.record.clone();
@@ -86,19 +93,41 @@ impl<'a> Merge<'a> {
 
     /// The changes, and with them the position of the last log record that they come from: both are
     /// in the table after a crash, or neither. Beside them each row that changes, for its hash tree.
-    pub fn into_batch(self, applied: Position) -> (TableBatch, Vec<ChangedRow>) {
+    pub fn into_batch(
+        self,
+        applied: Position,
+    ) -> Result<(TableBatch, Vec<ChangedRow>), TableError> {
         let mut batch = TableBatch::default();
         let mut rows = Vec::with_capacity(self.changed.len());
         for (row, Changed { was, now }) in self.changed {
             let forgotten =
                 planted::is(Bug::TombstoneNotStored) && peek(&now).is_ok_and(|head| head.1);
             let now = (!forgotten).then_some(now);
-            batch.changes.push((row.clone(), now.clone()));
-            rows.push(ChangedRow { row, was, now });
+            let changed = ChangedRow { row, was, now };
+            put_changed(&mut batch, &changed)?;
+            rows.push(changed);
         }
+        horizons::put(&mut batch, &self.horizons);
         batch.put(rows::meta_row(APPLIED), applied.0.to_be_bytes().to_vec());
-        (batch, rows)
+        Ok((batch, rows))
     }
+}
+
+/// Changes a row, and with it what says that it is a deletion, or comes to be one.
+pub fn put_changed(batch: &mut TableBatch, changed: &ChangedRow) -> Result<(), TableError> {
+    let ChangedRow { row, was, now } = changed;
+    batch.changes.push((row.clone(), now.clone()));
+    let due_ms = |record: &Option<Bytes>| {
+        let due = record.as_ref().map(|record| horizons::due_ms(record)).transpose();
+        due.map(Option::flatten).map_err(|error| TableError::Damaged(error.to_string()))
+    };
+    let (was, now) = (due_ms(was)?, due_ms(now)?);
+    if was != now
+        && let Some(collectable) = rows::collectable_row(row)
+    {
+        batch.changes.push((collectable, now.map(|at_ms| at_ms.to_be_bytes().to_vec().into())));
+    }
+    Ok(())
 }
 
 fn damaged(write: &StoredWrite, error: &DecodeError) -> TableError {

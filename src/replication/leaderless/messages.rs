@@ -4,16 +4,19 @@
 //! a [`Kind::ReplicaWrites`](crate::storage::log::Kind) record is the message that carried the
 //! writes, so its first byte, the format, is on disks.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::horizons::Late;
 use super::tally::Taken;
 use crate::storage::encoding;
 use crate::storage::rows::Bound;
 use crate::types::{Key, Version};
 
 /// The first byte of every message; another one is refused.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// The room a message keeps for its own framing, in bytes an item.
 const ITEM_OVERHEAD_BYTES: usize = 16;
@@ -24,13 +27,24 @@ pub struct StoredWrite {
     pub key: Key,
     /// The encoded record.
     pub record: Bytes,
+    /// Of a repair, the collection horizon that the record has survived, in milliseconds since 1970; `None` of a
+    /// client's write.
+    pub survived_ms: Option<u64>,
+}
+
+/// What a replica holds of a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The encoded record, or nothing where the replica has none.
+    pub record: Option<Bytes>,
+    /// The collection horizon that the replica had reached before it looked, in milliseconds since 1970.
+    pub reached_ms: u64,
 }
 
 /// What a replica answers to one read of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadReply {
-    /// The encoded record, or nothing where the replica never had one.
-    Held(Option<Bytes>),
+    Held(Found),
     /// The answer was full before this one: ask again.
     AskAgain,
 }
@@ -42,6 +56,9 @@ pub struct ListPage {
     pub rows: Vec<(Key, Bytes)>,
     /// Whether no row follows.
     pub end: bool,
+    /// The collection horizons that the replica had reached before it looked, of the partitions of these keys
+    /// that have one.
+    pub reached_ms: BTreeMap<u8, u64>,
 }
 
 /// Asks a replica for a page of its rows.
@@ -70,8 +87,7 @@ impl Serialize for Run<'_> {
 
 #[derive(Serialize, Deserialize)]
 enum WireRead<'a> {
-    #[serde(borrow)]
-    Held(Option<Run<'a>>),
+    Held(#[serde(borrow)] Option<Run<'a>>, u64),
     AskAgain,
 }
 
@@ -80,13 +96,19 @@ struct WirePage<'a> {
     #[serde(borrow)]
     rows: Vec<(&'a str, Run<'a>)>,
     end: bool,
+    reached_ms: BTreeMap<u8, u64>,
 }
 
 #[derive(Serialize, Deserialize)]
 enum WireTaken {
     Newest,
     SupersededBy(Version),
+    TooOld,
+    NotYet,
 }
+
+/// Key, record, and what a repair has survived.
+type WireWrite<'a> = (&'a str, Run<'a>, Option<u64>);
 
 fn encode<T: Serialize>(message: &T, about_bytes: usize) -> Bytes {
     let mut buffer = Vec::with_capacity(about_bytes + 1);
@@ -127,39 +149,45 @@ pub fn weight(key: &Key, record: &Bytes) -> usize {
 }
 
 /// Writes for a replica; also the payload of its log record.
-pub fn encode_writes<'a>(writes: impl Iterator<Item = (&'a Key, &'a Bytes)> + Clone) -> Bytes {
-    let about_bytes = writes.clone().map(|(key, record)| weight(key, record)).sum();
-    let wire: Vec<(&str, Run<'_>)> =
-        writes.map(|(key, record)| (key.as_str(), Run(record))).collect();
+pub fn encode_writes<'a>(writes: impl Iterator<Item = &'a StoredWrite> + Clone) -> Bytes {
+    let about_bytes = writes.clone().map(|write| weight(&write.key, &write.record)).sum();
+    let wire: Vec<WireWrite<'_>> =
+        writes.map(|write| (write.key.as_str(), Run(&write.record), write.survived_ms)).collect();
     encode(&wire, about_bytes)
 }
 
 /// Reads [`encode_writes`] back; the records share `body`.
 pub fn decode_writes(body: &Bytes) -> Result<Vec<StoredWrite>, MessageError> {
-    let wire: Vec<(&str, Run<'_>)> = decode(body)?;
-    wire.iter()
-        .map(|(text, run)| Ok(StoredWrite { key: key(text)?, record: record(body, run)? }))
-        .collect()
+    let wire: Vec<WireWrite<'_>> = decode(body)?;
+    let write = |(text, run, survived_ms): &WireWrite<'_>| {
+        let (key, record, survived_ms) = (key(text)?, record(body, run)?, *survived_ms);
+        Ok(StoredWrite { key, record, survived_ms })
+    };
+    wire.iter().map(write).collect()
 }
 
 /// What became of each write, in order.
-pub fn encode_taken(taken: &[Taken]) -> Bytes {
+pub fn encode_taken(taken: &[Result<Taken, Late>]) -> Bytes {
     let wire: Vec<WireTaken> = taken
         .iter()
         .map(|taken| match taken {
-            Taken::Newest => WireTaken::Newest,
-            Taken::SupersededBy(version) => WireTaken::SupersededBy(*version),
+            Ok(Taken::Newest) => WireTaken::Newest,
+            Ok(Taken::SupersededBy(version)) => WireTaken::SupersededBy(*version),
+            Err(Late::TooOld) => WireTaken::TooOld,
+            Err(Late::NotYet) => WireTaken::NotYet,
         })
         .collect();
     encode(&wire, wire.len() * ITEM_OVERHEAD_BYTES)
 }
 
 /// Reads [`encode_taken`] back.
-pub fn decode_taken(body: &Bytes) -> Result<Vec<Taken>, MessageError> {
+pub fn decode_taken(body: &Bytes) -> Result<Vec<Result<Taken, Late>>, MessageError> {
     let wire: Vec<WireTaken> = decode(body)?;
     let taken = wire.into_iter().map(|taken| match taken {
-        WireTaken::Newest => Taken::Newest,
-        WireTaken::SupersededBy(version) => Taken::SupersededBy(version),
+        WireTaken::Newest => Ok(Taken::Newest),
+        WireTaken::SupersededBy(version) => Ok(Taken::SupersededBy(version)),
+        WireTaken::TooOld => Err(Late::TooOld),
+        WireTaken::NotYet => Err(Late::NotYet),
     });
     Ok(taken.collect())
 }
@@ -182,7 +210,9 @@ pub fn encode_read_replies(replies: &[ReadReply]) -> Bytes {
     let wire: Vec<WireRead<'_>> = replies
         .iter()
         .map(|reply| match reply {
-            ReadReply::Held(record) => WireRead::Held(record.as_ref().map(|bytes| Run(bytes))),
+            ReadReply::Held(Found { record, reached_ms }) => {
+                WireRead::Held(record.as_ref().map(|bytes| Run(bytes)), *reached_ms)
+            }
             ReadReply::AskAgain => WireRead::AskAgain,
         })
         .collect();
@@ -192,8 +222,8 @@ pub fn encode_read_replies(replies: &[ReadReply]) -> Bytes {
 /// About how many bytes a reply takes in a message.
 pub fn reply_weight(reply: &ReadReply) -> usize {
     match reply {
-        ReadReply::Held(Some(record)) => record.len() + ITEM_OVERHEAD_BYTES,
-        ReadReply::Held(None) | ReadReply::AskAgain => ITEM_OVERHEAD_BYTES,
+        ReadReply::Held(Found { record: Some(record), .. }) => record.len() + ITEM_OVERHEAD_BYTES,
+        ReadReply::Held(_) | ReadReply::AskAgain => ITEM_OVERHEAD_BYTES,
     }
 }
 
@@ -202,8 +232,10 @@ pub fn decode_read_replies(body: &Bytes) -> Result<Vec<ReadReply>, MessageError>
     let wire: Vec<WireRead<'_>> = decode(body)?;
     wire.iter()
         .map(|reply| match reply {
-            WireRead::Held(None) => Ok(ReadReply::Held(None)),
-            WireRead::Held(Some(run)) => Ok(ReadReply::Held(Some(record(body, run)?))),
+            WireRead::Held(run, reached_ms) => {
+                let record = run.as_ref().map(|run| record(body, run)).transpose()?;
+                Ok(ReadReply::Held(Found { record, reached_ms: *reached_ms }))
+            }
             WireRead::AskAgain => Ok(ReadReply::AskAgain),
         })
         .collect()
@@ -223,7 +255,8 @@ pub fn decode_list(body: &Bytes) -> Result<ListRequest, MessageError> {
 pub fn encode_page(page: &ListPage) -> Bytes {
     let about_bytes = page.rows.iter().map(|(key, record)| weight(key, record)).sum();
     let rows = page.rows.iter().map(|(key, record)| (key.as_str(), Run(record))).collect();
-    encode(&WirePage { rows, end: page.end }, about_bytes)
+    let reached_ms = page.reached_ms.clone();
+    encode(&WirePage { rows, end: page.end, reached_ms }, about_bytes)
 }
 
 /// Reads [`encode_page`] back; the records share `body`. Keys must rise, and a page that does not
@@ -237,7 +270,8 @@ pub fn decode_page(body: &Bytes) -> Result<ListPage, MessageError> {
         return Err(MessageError("a page without rows that is not the last".to_owned()));
     }
     let rows = wire.rows.iter().map(|(text, run)| Ok((key(text)?, record(body, run)?)));
-    Ok(ListPage { rows: rows.collect::<Result<_, _>>()?, end: wire.end })
+    let rows = rows.collect::<Result<_, _>>()?;
+    Ok(ListPage { rows, end: wire.end, reached_ms: wire.reached_ms })
 }
 
 #[cfg(test)]
@@ -261,19 +295,26 @@ mod tests {
     #[test]
     fn messages_read_back_and_records_share_their_bytes() {
         let (key, record) = (named("a/b"), record(1));
-        let body = encode_writes([(&key, &record), (&key, &record)].into_iter());
+        let write = |survived_ms| {
+            let (key, record) = (key.clone(), record.clone());
+            StoredWrite { key, record, survived_ms }
+        };
+        let sent = [write(None), write(Some(77))];
+        let body = encode_writes(sent.iter());
         let writes = decode_writes(&body).expect("writes");
-        assert_eq!(writes, vec![StoredWrite { key: key.clone(), record: record.clone() }; 2]);
+        assert_eq!(writes, sent);
         assert!(body.as_ptr_range().contains(&writes[1].record.as_ptr()), "copied");
 
-        let taken = [Taken::Newest, Taken::SupersededBy(Version::new(9, NodeId(3)))];
+        let superseded = Taken::SupersededBy(Version::new(9, NodeId(3)));
+        let taken = [Ok(Taken::Newest), Ok(superseded), Err(Late::TooOld), Err(Late::NotYet)];
         assert_eq!(decode_taken(&encode_taken(&taken)), Ok(taken.to_vec()));
         let keys = [named("x"), named("y")];
         assert_eq!(decode_reads(&encode_reads(keys.iter())), Ok(keys.to_vec()));
-        let replies =
-            [ReadReply::Held(None), ReadReply::Held(Some(record.clone())), ReadReply::AskAgain];
+        let replies = [None, Some(record.clone())]
+            .map(|record| ReadReply::Held(Found { record, reached_ms: 5 }));
         assert_eq!(decode_read_replies(&encode_read_replies(&replies)), Ok(replies.to_vec()));
-        let page = ListPage { rows: vec![(key, record)], end: false };
+        let reached_ms = BTreeMap::from([(7, 9)]);
+        let page = ListPage { rows: vec![(key, record)], end: false, reached_ms };
         assert_eq!(decode_page(&encode_page(&page)), Ok(page));
         let list =
             ListRequest { prefix: "a".to_owned(), from: Bound::After("a/b".to_owned()), limit: 7 };
@@ -287,15 +328,20 @@ mod tests {
             version: Version::new(0x0102_0304_0506_0708, NodeId(9)),
             content: Content::Tombstone,
         };
-        let body = encode_writes(std::iter::once((&named("k"), &encode_record(&tombstone))));
-        let golden = b"\x01\x01\x01k\x0c\x01\x01\x01\x02\x03\x04\x05\x06\x07\x08\x00\x09";
-        assert_eq!(&body[..], golden);
+        let write = |survived_ms| {
+            let (key, record) = (named("k"), encode_record(&tombstone));
+            encode_writes(std::iter::once(&StoredWrite { key, record, survived_ms }))
+        };
+        let golden = b"\x02\x01\x01k\x0c\x01\x01\x01\x02\x03\x04\x05\x06\x07\x08\x00\x09\x00";
+        assert_eq!(&write(None)[..], golden);
+        assert_eq!(&write(Some(3))[golden.len() - 1..], b"\x01\x03");
     }
 
     #[test]
     fn writes_of_what_is_no_record_or_no_key_are_refused() {
         let nonsense = Bytes::from_static(b"nonsense");
-        let body = encode_writes(std::iter::once((&named("k"), &nonsense)));
+        let write = StoredWrite { key: named("k"), record: nonsense, survived_ms: None };
+        let body = encode_writes(std::iter::once(&write));
         assert!(decode_writes(&body).is_err());
         let empty_key = [FORMAT, 1, 0, 0];
         assert!(decode_writes(&Bytes::copy_from_slice(&empty_key)).is_err());
@@ -304,9 +350,9 @@ mod tests {
     #[test]
     fn a_page_that_would_mislead_a_merge_is_refused() {
         let row = |text| (named(text), record(1));
-        let falling = ListPage { rows: vec![row("b"), row("a")], end: true };
+        let falling = ListPage { rows: vec![row("b"), row("a")], end: true, ..ListPage::default() };
         assert!(decode_page(&encode_page(&falling)).is_err());
-        let stuck = ListPage { rows: Vec::new(), end: false };
+        let stuck = ListPage::default();
         assert!(decode_page(&encode_page(&stuck)).is_err());
     }
 

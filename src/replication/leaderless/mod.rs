@@ -19,17 +19,15 @@
 //! [`resolve`] and `pages` decide purely; the `coordinator_*` files act; [`replica`] is what a node
 //! does with the writes that it holds; `batcher` and `gather` carry requests there and answers back
 //! without a task a request. `hints` keeps what a replica missed until it is back; `anti_entropy` compares replicas by
-//! their hash `trees` and brings each what it lacks. The control plane's Raft group decides about the
+//! their hash `trees` and brings each what it lacks; `collection` raises the `horizons` that let deletions be
+//! dropped. The control plane's Raft group decides about the
 //! layout and the members beside all this; no read or write waits for it.
-//!
-//! **Deliberately absent, so far:** collection of tombstones and of what expired.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::clock::HybridClock;
@@ -49,6 +47,7 @@ mod anti_entropy;
 mod assignment;
 mod batcher;
 mod ceiling;
+mod collection;
 mod compare;
 mod comparison;
 mod control;
@@ -61,6 +60,7 @@ mod gather;
 mod hash_tree;
 mod hint_sender;
 mod hints;
+pub mod horizons;
 mod latency;
 pub mod layout;
 mod merge;
@@ -77,6 +77,7 @@ pub mod resolve;
 mod serve;
 mod settle;
 mod stragglers;
+mod sweep;
 pub mod tally;
 mod transfer;
 mod trees;
@@ -88,6 +89,8 @@ pub use replay::{Recovered, ReplicaReplay};
 use active::Active;
 use ceiling::Ceiling;
 use hints::Hints;
+use horizons::Horizons;
+use messages::Found;
 use peers::Peers;
 use repair::Repairs;
 use replica::Replica;
@@ -145,6 +148,7 @@ struct Core {
     table: Arc<dyn Table>,
     replica: Replica,
     trees: Arc<Trees>,
+    horizons: Arc<Horizons>,
     hints: Arc<Hints>,
     repairs: Repairs,
     /// Of all that this node writes to others so that they become equal.
@@ -187,6 +191,10 @@ impl Leaderless {
         let view = active.view();
         let trees = Arc::new(Trees::new(view.held_by(node)));
         let limit_bytes = settings.leaderless.hint_bytes;
+        let horizons = Arc::new(
+            Horizons::load(&*table)
+                .map_err(|error| StartError::DataDirectory(error.to_string()))?,
+        );
         let hints = Hints::open(table.clone(), metrics.clone(), limit_bytes)
             .map_err(|error| StartError::DataDirectory(error.to_string()))?;
         let others = view.nodes.iter().copied().filter(|id| *id != node);
@@ -199,10 +207,12 @@ impl Leaderless {
                 &runtime,
                 table.clone(),
                 trees.clone(),
+                horizons.clone(),
                 log.clone(),
                 metrics.clone(),
             ),
             trees,
+            horizons,
             hints: Arc::new(hints),
             repairs: Repairs::default(),
             repair_pace: Mutex::new(pace),
@@ -301,7 +311,8 @@ fn start_background(core: &Arc<Core>) -> (Vec<Task<()>>, Task<()>) {
     });
     let comparer = core.runtime.spawn(anti_entropy::run(core.clone()));
     let transfer = core.runtime.spawn(transfer::run(core.clone()));
-    (vec![sender, follower, departure, comparer, transfer], keeper)
+    let collector = core.runtime.spawn(collection::run(core.clone()));
+    (vec![sender, follower, departure, comparer, transfer, collector], keeper)
 }
 
 /// Refuses a table that lacks writes which were cut from the log: it is another, or an older copy.
@@ -373,7 +384,7 @@ impl Core {
         }
     }
 
-    fn read_own(&self, key: &Key) -> Result<Option<Bytes>, Refusal> {
+    fn read_own(&self, key: &Key) -> Result<Found, Refusal> {
         let read = self.replica.read(key);
         read.map_err(|error| Refusal::Storage { detail: error.to_string() })
     }

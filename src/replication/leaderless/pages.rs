@@ -57,13 +57,14 @@ pub fn merge(
         false => lasts.min(),
     };
     let heard: Vec<NodeId> = pages.iter().map(|(node, _)| *node).collect();
-    let mut found: BTreeMap<Key, Vec<(NodeId, Bytes)>> = BTreeMap::new();
+    let mut found: BTreeMap<Key, Vec<(NodeId, Bytes, u64)>> = BTreeMap::new();
     for (node, page) in pages {
         for (key, record) in page.rows {
+            let reached_ms = page.reached_ms.get(&key.partition().0).copied().unwrap_or_default();
             let is_trusted = trusted.as_ref().is_none_or(|last| key <= *last);
             // What a node keeps of partitions that it does not hold counts for nothing.
             if is_trusted && view.read_sets(key.partition()).contains(node) {
-                found.entry(key).or_default().push((node, record));
+                found.entry(key).or_default().push((node, record, reached_ms));
             }
         }
     }
@@ -74,8 +75,10 @@ pub fn merge(
             .into_iter()
             .filter(|node| heard.contains(node))
             .map(|node| {
-                let record = records.iter().find(|(holder, _)| *holder == node);
-                Held { node, record: record.map(|(_, record)| record.clone()) }
+                let held = records.iter().find(|(holder, ..)| *holder == node);
+                let (record, reached_ms) =
+                    held.map(|(_, record, reached_ms)| (record.clone(), *reached_ms)).unzip();
+                Held { node, record, reached_ms: reached_ms.unwrap_or_default() }
             })
             .collect();
         match resolve(&held) {
@@ -107,7 +110,7 @@ mod tests {
 
     fn page(rows: &[(&str, u64)], end: bool) -> ListPage {
         let row = |(text, ms): &(&str, u64)| (Key::new(text, 64).expect("a key"), record(*ms));
-        ListPage { rows: rows.iter().map(row).collect(), end }
+        ListPage { rows: rows.iter().map(row).collect(), end, ..ListPage::default() }
     }
 
     fn view(nodes: u16) -> View {

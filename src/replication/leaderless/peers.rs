@@ -9,7 +9,8 @@ use parking_lot::RwLock;
 
 use super::batcher::{Batched, Batcher};
 use super::gather::Slot;
-use super::messages::{self, ReadReply};
+use super::horizons::Late;
+use super::messages::{self, Found, ReadReply, StoredWrite};
 use super::tally::Taken;
 use crate::peer::{PeerError, Service, SharedTransport};
 use crate::planted::{self, Bug};
@@ -18,8 +19,7 @@ use crate::types::{Epoch, Key, NodeId};
 
 /// A record for one replica: a client's write, or a repair.
 pub struct WriteItem {
-    pub key: Key,
-    pub record: Bytes,
+    pub write: StoredWrite,
     /// The layout that it is sent under.
     pub epoch: Epoch,
     pub deadline: Instant,
@@ -32,15 +32,15 @@ pub struct ReadItem {
     /// The layout that it is asked under.
     pub epoch: Epoch,
     pub deadline: Instant,
-    pub slot: Slot<Option<Bytes>>,
+    pub slot: Slot<Found>,
 }
 
 impl Batched for WriteItem {
-    type Reply = Taken;
+    type Reply = Result<Taken, Late>;
     const SERVICE: Service = Service::ReplicaWrite;
 
     fn bytes(&self) -> usize {
-        messages::weight(&self.key, &self.record)
+        messages::weight(&self.write.key, &self.write.record)
     }
 
     fn epoch(&self) -> Epoch {
@@ -55,21 +55,22 @@ impl Batched for WriteItem {
     }
 
     fn encode(batch: &[WriteItem]) -> Bytes {
-        messages::encode_writes(batch.iter().map(|item| (&item.key, &item.record)))
+        messages::encode_writes(batch.iter().map(|item| &item.write))
     }
 
-    fn decode(body: &Bytes) -> Result<Vec<Option<Taken>>, String> {
+    fn decode(body: &Bytes) -> Result<Vec<Option<Self::Reply>>, String> {
         let taken = messages::decode_taken(body).map_err(|error| error.to_string())?;
         Ok(taken.into_iter().map(Some).collect())
     }
 
-    fn finish(self, result: Result<Taken, PeerError>) {
-        self.slot.fill(result);
+    fn finish(self, result: Result<Self::Reply, PeerError>) {
+        let to = self.slot.node();
+        self.slot.fill(result.and_then(|taken| taken.map_err(|late| late.refusal(to))));
     }
 }
 
 impl Batched for ReadItem {
-    type Reply = Option<Bytes>;
+    type Reply = Found;
     const SERVICE: Service = Service::ReplicaRead;
 
     fn bytes(&self) -> usize {
@@ -88,16 +89,16 @@ impl Batched for ReadItem {
         messages::encode_reads(batch.iter().map(|item| &item.key))
     }
 
-    fn decode(body: &Bytes) -> Result<Vec<Option<Option<Bytes>>>, String> {
+    fn decode(body: &Bytes) -> Result<Vec<Option<Found>>, String> {
         let replies = messages::decode_read_replies(body).map_err(|error| error.to_string())?;
         let replies = replies.into_iter().map(|reply| match reply {
-            ReadReply::Held(record) => Some(record),
+            ReadReply::Held(found) => Some(found),
             ReadReply::AskAgain => None,
         });
         Ok(replies.collect())
     }
 
-    fn finish(self, result: Result<Option<Bytes>, PeerError>) {
+    fn finish(self, result: Result<Found, PeerError>) {
         self.slot.fill(result);
     }
 }

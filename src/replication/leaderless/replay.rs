@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::horizons::{self, Change};
 use super::merge::{Merge, applied_position};
 use super::messages::{StoredWrite, decode_writes, weight};
 use super::{active, ceiling};
@@ -28,6 +29,7 @@ pub struct ReplicaReplay {
     layout: Option<LayoutState>,
     waiting: Vec<StoredWrite>,
     waiting_bytes: usize,
+    horizons: Vec<Change>,
     last: Option<Position>,
 }
 
@@ -54,6 +56,7 @@ impl ReplicaReplay {
             layout: None,
             waiting: Vec::new(),
             waiting_bytes: 0,
+            horizons: Vec::new(),
             last: None,
         })
     }
@@ -74,6 +77,11 @@ impl ReplicaReplay {
                 Ok(())
             }
             Kind::ReplicaWrites if Some(record.position) > self.applied => self.take_writes(record),
+            Kind::Horizons if Some(record.position) > self.applied => {
+                self.horizons.extend(horizons::decode(record.payload)?);
+                self.last = Some(record.position);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -100,8 +108,9 @@ impl ReplicaReplay {
         for write in self.waiting.drain(..) {
             merge.take(&write)?;
         }
+        merge.take_horizons(&std::mem::take(&mut self.horizons));
         self.waiting_bytes = 0;
-        self.table.apply(merge.into_batch(last).0)?;
+        self.table.apply(merge.into_batch(last)?.0)?;
         self.applied = Some(last);
         Ok(())
     }

@@ -16,8 +16,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::horizons::{self, Horizon, Horizons, Late, is_gone};
 use super::merge::Merge;
-use super::messages::{StoredWrite, encode_writes};
+use super::messages::{Found, StoredWrite, encode_writes};
+use super::sweep::Sweeps;
 use super::tally::Taken;
 use super::trees::{Built, Trees};
 use crate::planted::{self, Bug};
@@ -50,8 +52,9 @@ pub enum ReplicaError {
     Unknown(String),
 }
 
-/// Called once, when the writes of a submission are durable and merged, or failed.
-pub type Done = Box<dyn FnOnce(Result<Vec<Taken>, ReplicaError>) + Send>;
+/// Called once, when the writes of a submission are durable and merged, or failed. What is late was not
+/// taken, and will not be.
+pub type Done = Box<dyn FnOnce(Result<Vec<Result<Taken, Late>>, ReplicaError>) + Send>;
 
 /// The replica of one node.
 pub struct Replica {
@@ -62,6 +65,8 @@ pub struct Replica {
 struct Shared {
     table: Arc<dyn Table>,
     trees: Arc<Trees>,
+    horizons: Arc<Horizons>,
+    sweeps: Sweeps,
     log: Arc<CommitLog>,
     metrics: Metrics,
     queue: Mutex<Queue>,
@@ -71,8 +76,8 @@ struct Shared {
     /// Tells those who wait for that.
     failing: watch::Sender<bool>,
     idle: Notify,
-    /// Called when a hash tree is to be built.
-    trees_wanted: Notify,
+    /// Called when a hash tree is to be built, or deletions to be dropped.
+    chores_wanted: Notify,
 }
 
 /// Submissions in log order, from those being written to those being merged.
@@ -87,9 +92,15 @@ struct Queue {
 
 struct Submission {
     position: Position,
-    writes: Vec<StoredWrite>,
+    work: Work,
     bytes: usize,
     done: Done,
+}
+
+/// What a log record holds.
+enum Work {
+    Writes(Vec<StoredWrite>),
+    Horizons(Vec<horizons::Change>),
 }
 
 /// How the log did with the submissions, in its order, which is theirs.
@@ -119,12 +130,15 @@ impl Replica {
         runtime: &Runtime,
         table: Arc<dyn Table>,
         trees: Arc<Trees>,
+        horizons: Arc<Horizons>,
         log: Arc<CommitLog>,
         metrics: Metrics,
     ) -> Replica {
         let shared = Arc::new(Shared {
             table,
             trees,
+            sweeps: Sweeps::new(&horizons),
+            horizons,
             log,
             metrics,
             queue: Mutex::default(),
@@ -132,30 +146,96 @@ impl Replica {
             failed: OnceLock::new(),
             failing: watch::Sender::new(false),
             idle: Notify::new(),
-            trees_wanted: Notify::new(),
+            chores_wanted: Notify::new(),
         });
         let applier = runtime.spawn(apply_in_log_order(shared.clone(), runtime.clone()));
         Replica { shared, applier }
     }
 
-    /// What the replica holds of a key, as an encoded record.
-    pub fn read(&self, key: &Key) -> Result<Option<Bytes>, TableError> {
+    /// What the replica holds of a key, as an encoded record. A deletion that is to be dropped is none.
+    pub fn read(&self, key: &Key) -> Result<Found, TableError> {
         let table = &*self.shared.table;
-        on_a_task(table, || table.get(&rows::data_row(key)))
+        // Before the record is looked at, so that it has survived this at least.
+        let reached_ms = self.shared.horizons.of(key.partition()).reached_ms;
+        let record = on_a_task(table, || table.get(&rows::data_row(key)))?;
+        Ok(Found { record: record.filter(|record| !is_gone(record, reached_ms)), reached_ms })
     }
 
     /// Takes one write.
-    pub fn write(&self, key: &Key, record: &Bytes, done: Done) {
-        let payload = encode_writes(std::iter::once((key, record)));
-        let write = StoredWrite { key: key.clone(), record: record.clone() };
+    pub fn write(&self, write: StoredWrite, done: Done) {
+        let payload = encode_writes(std::iter::once(&write));
         self.submit(payload, vec![write], done);
     }
 
-    /// Takes the writes of one message, whose bytes are `payload`. Returns at once; the order of
-    /// calls is the order in the log.
-    pub fn submit(&self, payload: Bytes, writes: Vec<StoredWrite>, done: Done) {
+    /// Takes the writes of one message, whose bytes are `payload`, but for those that are late. Returns at
+    /// once; the order of calls is the order in the log.
+    pub fn submit(&self, payload: Bytes, mut writes: Vec<StoredWrite>, mut done: Done) {
+        let mut queue = self.shared.queue.lock();
+        let late = |write: &StoredWrite| self.shared.horizons.check(write).err();
+        let mut payload = payload;
+        if writes.iter().any(|write| late(write).is_some()) {
+            let lates: Vec<Option<Late>> = writes.iter().map(late).collect();
+            self.shared.metrics.writes_too_late.inc_by(lates.iter().flatten().count() as u64);
+            let mut kept = lates.iter().map(Option::is_none);
+            writes.retain(|_| kept.next().unwrap_or(true));
+            payload = encode_writes(writes.iter());
+            done = with_lates(lates, done);
+        }
+        let work = Work::Writes(writes);
+        if let Err((done, refusal)) =
+            self.enqueue(&mut queue, Kind::ReplicaWrites, payload, work, done)
+        {
+            drop(queue);
+            done(Err(refusal));
+        }
+    }
+
+    /// Changes the horizons of some partitions, in the order of the log; `change` is told each as it is, and
+    /// where it gives none nothing changes at all.
+    pub fn change_horizons(
+        &self,
+        partitions: &[Partition],
+        change: impl Fn(Horizon) -> Option<Horizon>,
+        done: Done,
+    ) {
         let shared = &self.shared;
         let mut queue = shared.queue.lock();
+        let changed = |partition: &Partition| {
+            change(shared.horizons.of(*partition)).map(|horizon| (*partition, horizon))
+        };
+        let Some(changes) = partitions.iter().map(changed).collect::<Option<Vec<_>>>() else {
+            drop(queue);
+            let reason = "the horizon here does not let it";
+            return done(Err(ReplicaError::NotTaken(reason.to_owned())));
+        };
+        let before: Vec<_> = partitions.iter().map(|it| (*it, shared.horizons.of(*it))).collect();
+        // Before it is in the log: what is checked from now on comes after it there.
+        changes.iter().for_each(|change| shared.horizons.set(*change));
+        let payload = horizons::encode(&changes);
+        let work = Work::Horizons(changes);
+        if let Err((done, refusal)) = self.enqueue(&mut queue, Kind::Horizons, payload, work, done)
+        {
+            before.into_iter().for_each(|change| shared.horizons.set(change));
+            drop(queue);
+            done(Err(refusal));
+        }
+    }
+
+    /// The horizon of a partition.
+    pub fn horizon(&self, partition: Partition) -> Horizon {
+        self.shared.horizons.of(partition)
+    }
+
+    /// Puts work into the log and the queue; gives `done` back where there is no room.
+    fn enqueue(
+        &self,
+        queue: &mut Queue,
+        kind: Kind,
+        payload: Bytes,
+        work: Work,
+        done: Done,
+    ) -> Result<(), (Done, ReplicaError)> {
+        let shared = &self.shared;
         let bytes = payload.len();
         let refusal = if queue.closed {
             Some(shared.failed.get().cloned().unwrap_or_else(|| "the node stops".to_owned()))
@@ -165,30 +245,30 @@ impl Replica {
             None
         };
         if let Some(reason) = refusal {
-            drop(queue);
-            return done(Err(ReplicaError::NotTaken(reason)));
+            return Err((done, ReplicaError::NotTaken(reason)));
         }
         let written = shared.written.clone();
-        let record = NewRecord { kind: Kind::ReplicaWrites, payload };
+        let record = NewRecord { kind, payload };
         // Under the queue's lock, so that the queue has the order of the log. The completion does
         // not take that lock: a log that is closed calls it right here.
         let positions =
             shared.log.append(vec![record], Box::new(move |result| written.note(result)));
         let position = positions.first().copied().unwrap_or_default();
         queue.bytes += bytes;
-        queue.waiting.push_back(Submission { position, writes, bytes, done });
+        queue.waiting.push_back(Submission { position, work, bytes, done });
+        Ok(())
     }
 
     /// Builds the hash tree of a partition from its rows, anew where there is one.
     pub fn rebuild_tree(&self, partition: Partition) {
         self.shared.trees.rebuild(partition);
-        self.shared.trees_wanted.notify_one();
+        self.shared.chores_wanted.notify_one();
     }
 
     /// Builds the hash tree of a partition, where there is none.
     pub fn build_tree(&self, partition: Partition) {
         if self.shared.trees.ensure(partition) {
-            self.shared.trees_wanted.notify_one();
+            self.shared.chores_wanted.notify_one();
         }
     }
 
@@ -260,8 +340,24 @@ impl Drop for FailOnPanic {
     }
 }
 
+/// Puts those that are late back among the answers.
+fn with_lates(lates: Vec<Option<Late>>, done: Done) -> Done {
+    Box::new(move |result| {
+        done(result.map(|taken| {
+            let mut taken = taken.into_iter();
+            let missing = || Err(Late::TooOld);
+            let answer = |late: Option<Late>| match late {
+                Some(late) => Err(late),
+                None => taken.next().unwrap_or_else(missing),
+            };
+            lates.into_iter().map(answer).collect()
+        }))
+    })
+}
+
 /// The one applier: merges what is durable, as much as there is at once, and answers. Between two
-/// steps it reads a page of rows for a hash tree that is to be built, one every [`PAGE_PAUSE`].
+/// steps it reads a page of rows for a hash tree that is to be built, or drops some deletions, once every
+/// [`PAGE_PAUSE`].
 async fn apply_in_log_order(shared: Arc<Shared>, runtime: Runtime) {
     let _watched = FailOnPanic(shared.clone());
     let log = shared.log.clone();
@@ -269,9 +365,9 @@ async fn apply_in_log_order(shared: Arc<Shared>, runtime: Runtime) {
     tokio::pin!(log_failed);
     let mut page_at = runtime.now();
     loop {
-        let builds = shared.trees.is_building();
-        if builds && runtime.now() >= page_at {
-            if let Err(error) = on_a_task(&*shared.table, || shared.build_page()) {
+        let has_chores = shared.trees.is_building() || !shared.sweeps.is_empty();
+        if has_chores && runtime.now() >= page_at {
+            if let Err(error) = on_a_task(&*shared.table, || shared.do_a_chore()) {
                 return shared.fail(error.to_string());
             }
             page_at = runtime.now() + PAGE_PAUSE;
@@ -290,8 +386,8 @@ async fn apply_in_log_order(shared: Arc<Shared>, runtime: Runtime) {
             biased;
             () = shared.written.changed.notified() => {}
             error = &mut log_failed => return shared.fail(error.to_string()),
-            () = shared.trees_wanted.notified(), if !builds => {}
-            () = runtime.sleep_until(page_at), if builds => {}
+            () = shared.chores_wanted.notified(), if !has_chores => {}
+            () = runtime.sleep_until(page_at), if has_chores => {}
         }
     }
 }
@@ -315,6 +411,17 @@ impl Shared {
         queue.merging = step.durable.first().map(|submission| submission.position);
         queue.bytes -= bytes;
         step
+    }
+
+    /// Drops some deletions, or else builds a hash tree further.
+    fn do_a_chore(&self) -> Result<(), TableError> {
+        let Some(swept) = self.sweeps.page(&*self.table, &self.horizons)? else {
+            return self.build_page();
+        };
+        self.table.apply(swept.batch)?;
+        self.trees.note(&swept.changed)?;
+        self.metrics.deletions_collected.inc_by(swept.changed.len() as u64);
+        Ok(())
     }
 
     fn build_page(&self) -> Result<(), TableError> {
@@ -341,14 +448,26 @@ impl Shared {
         }
         let mut merge = Merge::new(&*self.table, &self.metrics);
         let mut answers = Vec::with_capacity(step.durable.len());
+        let mut raised = Vec::new();
         for submission in step.durable {
-            let taken: Result<Vec<Taken>, TableError> =
-                submission.writes.iter().map(|write| merge.take(write)).collect();
-            answers.push((submission.done, taken?));
+            let taken = match submission.work {
+                Work::Writes(writes) => writes
+                    .iter()
+                    .map(|write| merge.take(write).map(Ok))
+                    .collect::<Result<_, _>>()?,
+                Work::Horizons(changes) => {
+                    merge.take_horizons(&changes);
+                    raised.extend(changes);
+                    Vec::new()
+                }
+            };
+            answers.push((submission.done, taken));
         }
-        let (batch, changed) = merge.into_batch(applied);
+        let (batch, changed) = merge.into_batch(applied)?;
         self.table.apply(batch)?;
         self.trees.note(&changed)?;
+        let raised = raised.into_iter().filter(|(_, horizon)| horizon.reached_ms > 0);
+        raised.for_each(|(partition, _)| self.sweeps.begin(partition));
         self.queue.lock().merging = None;
         for (done, taken) in answers {
             done(Ok(taken));

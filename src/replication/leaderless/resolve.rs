@@ -17,6 +17,8 @@ use crate::types::{NodeId, Version};
 pub struct Held {
     pub node: NodeId,
     pub record: Option<Bytes>,
+    /// The collection horizon that it had reached before it looked, in milliseconds since 1970.
+    pub reached_ms: u64,
 }
 
 /// The newest record, and how the replicas stand to it.
@@ -26,6 +28,8 @@ pub struct Resolution {
     pub newest: Option<Bytes>,
     /// The newest record's version.
     pub version: Option<Version>,
+    /// The collection horizon that it is known to have survived: the highest of those who hold it.
+    pub survived_ms: u64,
     /// Who holds exactly that record. Everyone, where there is none.
     pub holders: Vec<NodeId>,
     /// Who holds an older one, or nothing.
@@ -51,13 +55,18 @@ pub fn resolve(held: &[Held]) -> Result<Resolution, DecodeError> {
     if let Some(newest) = newest {
         resolution.version = Some(peek(newest)?.0);
     }
-    for Held { node, record } in held {
+    for Held { node, record, reached_ms } in held {
         let holds = match (record, newest) {
             (Some(record), Some(newest)) => compare(record, newest)? == Ordering::Equal,
             (None, newest) => newest.is_none() || planted::is(Bug::MissingCountsAsAgreement),
             (Some(_), None) => false,
         };
-        if holds { resolution.holders.push(*node) } else { resolution.behind.push(*node) }
+        if holds {
+            resolution.holders.push(*node);
+            resolution.survived_ms = resolution.survived_ms.max(*reached_ms);
+        } else {
+            resolution.behind.push(*node);
+        }
     }
     Ok(resolution)
 }
@@ -84,7 +93,7 @@ mod tests {
         let node = |at: usize| NodeId(at as u16 + 1);
         let held = |(at, record): (usize, &Option<Bytes>)| {
             let record = record.clone();
-            Held { node: node(at), record }
+            Held { node: node(at), record, reached_ms: at as u64 }
         };
         records.iter().enumerate().map(held).collect()
     }
@@ -94,6 +103,7 @@ mod tests {
         let found = resolve(&held(&[None, Some(value(1, 1, "a")), None])).expect("records");
         assert_eq!(found.newest, Some(value(1, 1, "a")));
         assert_eq!(found.holders, [NodeId(2)]);
+        assert_eq!(found.survived_ms, 1, "its holder's, not the highest");
         assert_eq!(found.behind, [NodeId(1), NodeId(3)]);
     }
 
@@ -139,7 +149,7 @@ mod tests {
             let found = resolve(&turned).expect("records");
             prop_assert_eq!(&found.newest, &expected);
             prop_assert_eq!(found.version, expected.as_ref().map(|record| rank(record).0));
-            for Held { node, record } in held(&records) {
+            for Held { node, record, .. } in held(&records) {
                 let holds = record == expected;
                 prop_assert_eq!(found.holders.contains(&node), holds);
                 prop_assert_eq!(found.behind.contains(&node), !holds);

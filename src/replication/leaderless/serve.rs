@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Core;
+use super::horizons::Late;
 use super::messages::{self, ReadReply, StoredWrite};
 use super::replica::ReplicaError;
 use super::tally::Taken;
@@ -47,6 +48,7 @@ impl Core {
             Service::ReplicaList => self.serve_page(inbound, epoch),
             Service::Inspect => self.serve_inspect(inbound),
             Service::Compare => self.serve_compare(inbound, epoch),
+            Service::Collect => self.serve_collection(inbound, epoch),
             other => {
                 let reason = format!("{} is no service of a replica", other.as_str());
                 inbound.reply.refuse(reason);
@@ -72,7 +74,7 @@ impl Core {
             return reply.refuse("it is ahead of the clock here");
         }
         self.observe_newest(&writes);
-        let done = move |result: Result<Vec<Taken>, ReplicaError>| match result {
+        let done = move |result: Result<Vec<Result<Taken, Late>>, ReplicaError>| match result {
             Ok(taken) => reply.send(messages::encode_taken(&taken)),
             Err(ReplicaError::NotTaken(reason)) => reply.refuse(reason),
             // Dropped unused, it says that the writes may have been taken.
@@ -116,8 +118,8 @@ impl Core {
                 continue;
             }
             match self.replica.read(key) {
-                Ok(record) => {
-                    let held = ReadReply::Held(record);
+                Ok(found) => {
+                    let held = ReadReply::Held(found);
                     bytes += messages::reply_weight(&held);
                     replies.push(held);
                 }

@@ -4,13 +4,12 @@
 //! few replicas can be brought there, that is a failure, and the read fails with it. While a layout's last
 //! step checks the new replicas, a quorum of them has it too.
 
-use bytes::Bytes;
-
 use super::Core;
 use super::active::is_other_epoch;
 use super::coordinator_read::{HEDGE_DELAY, hedge_delay};
 use super::coordinator_write::too_few;
 use super::gather::{Arrival, Gathering};
+use super::messages::StoredWrite;
 use super::quorums::Quorums;
 use super::resolve::Resolution;
 use super::tally::Taken;
@@ -104,8 +103,11 @@ impl Core {
         self.check_stragglers()?;
         let mut repair = Repair {
             core: self,
-            key,
-            newest,
+            write: StoredWrite {
+                key: key.clone(),
+                record: newest.clone(),
+                survived_ms: Some(resolution.survived_ms),
+            },
             epoch: view.epoch,
             deadline,
             gathering: Gathering::new(Some(self.stragglers.clone())),
@@ -129,8 +131,7 @@ impl Core {
 /// Writing a record back to replicas that do not have it.
 struct Repair<'a> {
     core: &'a Core,
-    key: &'a Key,
-    newest: &'a Bytes,
+    write: StoredWrite,
     epoch: Epoch,
     deadline: Instant,
     gathering: Gathering<Taken>,
@@ -148,7 +149,7 @@ impl Repair<'_> {
             self.sent_to.push(*node);
             self.messages += u32::from(*node != self.core.node);
             let slot = self.gathering.slot(*node);
-            self.core.send_write(self.key, self.newest, self.epoch, self.deadline, slot);
+            self.core.send_write(self.write.clone(), self.epoch, self.deadline, slot);
         }
     }
 

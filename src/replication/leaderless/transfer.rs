@@ -98,6 +98,7 @@ impl Core {
     /// Comes to have what the step asks for, and says so until the step is over.
     async fn reach(self: &Arc<Core>, view: &View, step: Step, partitions: &[Partition]) {
         let (epoch, node) = (view.epoch, self.node);
+        self.learn_horizons(view).await;
         let mut proof = Proof::new(self, view, partitions);
         *self.progress.lock() = Some(proof.progress.clone());
         while self.view().epoch == epoch && !planted::is(Bug::MovedWithoutProof) {

@@ -133,9 +133,12 @@ impl View {
         Partition::all().filter(move |partition| self.holds(node, *partition))
     }
 
-    /// The partitions that two nodes both take writes of.
+    /// The partitions that two nodes both hold and that do not move: what moves is compared by those who
+    /// are to have it, and would be brought there twice.
     pub fn shared(&self, one: NodeId, other: NodeId) -> BTreeSet<Partition> {
-        self.held_by(one).filter(|partition| self.holds(other, *partition)).collect()
+        let stays = |partition: &Partition| self.coming(*partition).is_none();
+        let held = Partition::all().filter(stays).filter(|it| self.current.holds(one, *it));
+        held.filter(|partition| self.current.holds(other, *partition)).collect()
     }
 
     /// The partitions that a node has to prove that it has, as the step under way asks for, and the step.
@@ -216,7 +219,8 @@ mod tests {
         assert_eq!(view.to_prove(NodeId(4)), Some((Step::Copying, vec![Partition(0)])));
         assert_eq!(view.to_prove(NodeId(2)), Some((Step::Copying, vec![Partition(0)])));
         assert_eq!(view.to_prove(NodeId(1)), Some((Step::Copying, Vec::new())));
-        assert_eq!(view.shared(NodeId(1), NodeId(4)), BTreeSet::from([Partition(0)]));
+        assert!(view.shared(NodeId(1), NodeId(4)).is_empty());
+        assert_eq!(view.shared(NodeId(1), NodeId(2)).len(), PARTITIONS - 1, "all but what moves");
     }
 
     #[test]

@@ -216,6 +216,7 @@ fn kind_from(number: u8) -> Option<Kind> {
         6 => Kind::ReplicaWrites,
         7 => Kind::VersionCeiling,
         8 => Kind::Layout,
+        9 => Kind::Horizons,
         _ => return None,
     })
 }
@@ -224,7 +225,7 @@ fn kind_from(number: u8) -> Option<Kind> {
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 8] = [
+    const KINDS: [Kind; 9] = [
         Kind::RaftEntry,
         Kind::RaftVote,
         Kind::RaftTruncate,
@@ -233,6 +234,7 @@ mod tests {
         Kind::ReplicaWrites,
         Kind::VersionCeiling,
         Kind::Layout,
+        Kind::Horizons,
     ];
 
     fn decode(bytes: &[u8], position: Position) -> Result<(Kind, Vec<u8>), String> {

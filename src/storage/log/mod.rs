@@ -71,6 +71,8 @@ pub enum Kind {
     VersionCeiling = 7,
     /// The layout that a leaderless node goes by.
     Layout = 8,
+    /// How far a leaderless replica's deletions may be collected.
+    Horizons = 9,
 }
 
 /// Who needs records to stay in the log.

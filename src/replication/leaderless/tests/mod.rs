@@ -27,6 +27,7 @@ use crate::types::{
 };
 
 mod anti_entropy;
+mod collections;
 mod departures;
 mod expiry;
 mod explain;
@@ -309,7 +310,7 @@ impl Cluster {
     /// What a node's own replica holds.
     fn held(&self, id: u16, text: &str) -> Option<Record> {
         let held = self.node(id).leaderless.core.replica.read(&key(text)).expect("a table");
-        held.map(|bytes| encoding::decode(&bytes).expect("a record"))
+        held.record.map(|bytes| encoding::decode(&bytes).expect("a record"))
     }
 
     async fn keys(&self, id: u16, list: List) -> Vec<String> {

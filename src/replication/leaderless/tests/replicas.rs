@@ -16,6 +16,10 @@ fn record(ms: u64, value: &str) -> Bytes {
     encoding::encode(&Record { version: version(ms), content })
 }
 
+fn stored(text: &str, record: &Bytes) -> StoredWrite {
+    StoredWrite { key: key(text), record: record.clone(), survived_ms: None }
+}
+
 /// A replica alone, on a disk.
 struct Alone {
     runtime: Runtime,
@@ -31,25 +35,26 @@ fn alone(disk: &SimDisk) -> Alone {
     let metrics = Metrics::new();
     let (table, log, recovered) = open(disk, &runtime, &metrics);
     let trees = Arc::new(Trees::new([]));
-    let replica = Replica::start(&runtime, table.clone(), trees, log.clone(), metrics.clone());
+    let horizons = Arc::new(Horizons::load(&*table).expect("a table"));
+    let replica =
+        Replica::start(&runtime, table.clone(), trees, horizons, log.clone(), metrics.clone());
     Alone { runtime, table, log, replica, recovered, metrics }
 }
 
 impl Alone {
     async fn write(&self, batch: &[(&str, Bytes)]) -> Vec<Taken> {
-        let writes: Vec<StoredWrite> = batch
-            .iter()
-            .map(|(text, record)| StoredWrite { key: key(text), record: record.clone() })
-            .collect();
-        let payload = messages::encode_writes(writes.iter().map(|w| (&w.key, &w.record)));
+        let writes: Vec<StoredWrite> =
+            batch.iter().map(|(text, record)| stored(text, record)).collect();
+        let payload = messages::encode_writes(writes.iter());
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let done = move |result| sender.send(result).expect("somebody waits");
         self.replica.submit(payload, writes, Box::new(done));
-        receiver.await.expect("an answer").expect("a write that is taken")
+        let taken: Vec<_> = receiver.await.expect("an answer").expect("a write that is taken");
+        taken.into_iter().map(|taken| taken.expect("none is late")).collect()
     }
 
     fn held(&self, text: &str) -> Option<Bytes> {
-        self.replica.read(&key(text)).expect("a table")
+        self.replica.read(&key(text)).expect("a table").record
     }
 
     fn applied(&self) -> Option<u64> {
@@ -114,7 +119,7 @@ fn whatever_was_answered_is_there_after_a_crash_at_any_moment() {
             }
             // One more is under way when the power goes, at one of its stages.
             let done = Box::new(|_| ());
-            before.replica.write(&key("late"), &record(99, "late"), done);
+            before.replica.write(stored("late", &record(99, "late")), done);
             before.runtime.sleep(Duration::from_millis(seed % 4)).await;
             before.crash(&disk);
             let after = alone(&disk);
@@ -158,9 +163,10 @@ fn the_applied_position_changes_in_the_same_batch_as_the_rows() {
     in_a_paused_world(async {
         let alone = alone(&SimDisk::new(4));
         let mut merge = merge::Merge::new(&*alone.table, &alone.metrics);
-        let write = StoredWrite { key: key("a"), record: record(1, "one") };
+        let write = stored("a", &record(1, "one"));
         merge.take(&write).expect("a table");
-        let (batch, _) = merge.into_batch(crate::storage::log::Position(77));
+        let batch = merge.into_batch(crate::storage::log::Position(77));
+        let (batch, _) = batch.expect("records");
         let rows: Vec<Bytes> = batch.changes.iter().map(|(row, _)| row.clone()).collect();
         assert_eq!(rows, [rows::data_row(&key("a")), rows::meta_row("replica-applied")]);
     });
@@ -216,7 +222,7 @@ fn the_log_is_not_cut_beyond_what_is_merged() {
         assert_eq!(merged, alone.log.end());
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let done = move |result| sender.send(result).expect("somebody waits");
-        alone.replica.write(&key("b"), &record(1, "one"), Box::new(done));
+        alone.replica.write(stored("b", &record(1, "one")), Box::new(done));
         assert_eq!(alone.replica.merged_up_to(), merged, "the second write is not merged yet");
         assert!(alone.log.end() > merged);
         receiver.await.expect("an answer").expect("a write that is taken");
@@ -265,7 +271,7 @@ fn a_table_that_is_ahead_of_its_log_refuses_to_start() {
         let (table, log, _) = open(&disk, &runtime, &metrics);
         let ahead = crate::storage::log::Position(log.end().0 + 1_000_000);
         table
-            .apply(merge::Merge::new(&*table, &metrics).into_batch(ahead).0)
+            .apply(merge::Merge::new(&*table, &metrics).into_batch(ahead).expect("nothing").0)
             .expect("a table that takes rows");
         let replay = ReplicaReplay::new(table.clone(), metrics.clone()).expect("a table");
         let recovered = replay.finish().expect("nothing to merge");
@@ -413,8 +419,10 @@ fn requests_of_another_layout_of_strange_partitions_and_of_nonsense_are_refused(
         let names: Vec<String> = (0..50).map(|number| format!("key-{number}")).collect();
         let own = names.iter().find(|text| held_by_1(text)).expect("one that node 1 holds");
         let strange = names.iter().find(|text| !held_by_1(text)).expect("one that it does not");
-        let write =
-            |text: &str| messages::encode_writes(std::iter::once((&key(text), &record(1, "one"))));
+        let write = |text: &str| {
+            let write = stored(text, &record(1, "one"));
+            messages::encode_writes(std::iter::once(&write))
+        };
         let read = |text: &str| messages::encode_reads(std::iter::once(&key(text)));
         let good = Some(FOUNDING_EPOCH);
         let other = Some(crate::types::Epoch(2));
