@@ -352,9 +352,13 @@ bugs! {
 
     /// A replica takes a write or a hint that is older than the tombstones it has collected.
     LateWriteTaken "late-write-taken" [Leaderless] LeaderlessTests
-        "Cassandra before hints had an age (CASSANDRA-5314)"
+        "Cassandra, whose replayed batches undid deletes (CASSANDRA-5314)"
 
     /// A repair is taken whatever was collected since its record was read.
     StaleRepairTaken "stale-repair-taken" [Leaderless] LeaderlessTests
         "Cassandra, whose read repair brought back collected data (CASSANDRA-11427)"
+
+    /// A node says that it has dropped what it holds no longer before that is on stable storage.
+    DroppedForNow "dropped-for-now" [Leaderless] LeaderlessTests
+        "a classic: what is told to others before it is durable is taken back by a crash"
 }

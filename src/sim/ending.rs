@@ -1,7 +1,7 @@
 //! How a world ends: every fault is over, and now the cluster must serve and converge within a
 //! bound of simulated time; then everything is read back for the checks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::machine::{Machine, Process};
 use super::members;
 use super::world::{Shared, World};
 use crate::history::{Ended, Op};
+use crate::replication::leaderless::horizons::{self, is_gone};
 use crate::runtime::Task;
 use crate::storage::table::Table;
 use crate::storage::{encoding, rows};
@@ -326,12 +327,15 @@ fn difference(world: &World) -> Option<String> {
     };
     let all: BTreeSet<&Bytes> =
         tables.iter().flat_map(|(_, rows)| rows.iter().map(|(row, _)| row)).collect();
+    let reached_ms = reached(world);
     for row in all {
         let Some((partition, key)) = rows::parse_data_row(row) else { continue };
         let mut holders = tables.iter().filter(|(id, _)| holds(*id, partition));
+        let reached_ms = reached_ms.get(&partition).copied().unwrap_or_default();
         let value_at = |rows: &Vec<(Bytes, Bytes)>| {
             let place = rows.binary_search_by(|(other, _)| other.cmp(row)).ok();
-            place.map(|place| rows[place].1.clone())
+            let record = place.map(|place| rows[place].1.clone());
+            record.filter(|record| !is_gone(record, reached_ms))
         };
         let Some((first, first_rows)) = holders.next() else { continue };
         let expected = value_at(first_rows);
@@ -342,6 +346,27 @@ fn difference(world: &World) -> Option<String> {
         }
     }
     None
+}
+
+/// The latest collection horizon that any node has reached, by partition: deletions from before are gone, whether
+/// a replica has dropped them or not.
+fn reached(world: &World) -> BTreeMap<Partition, u64> {
+    let mut latest = BTreeMap::new();
+    if world.shared.plan.background.tombstone_grace.is_zero() {
+        return latest;
+    }
+    for running in live(world).filter_map(Machine::running) {
+        for partition in Partition::all() {
+            match horizons::stored(&*running.table, partition) {
+                Ok(horizon) => {
+                    let latest: &mut u64 = latest.entry(partition).or_default();
+                    *latest = horizon.reached_ms.max(*latest);
+                }
+                Err(error) => world.shared.broken("table-unreadable", error.to_string()),
+            }
+        }
+    }
+    latest
 }
 
 fn user_rows(shared: &Shared, table: &dyn Table) -> Vec<(Bytes, Bytes)> {

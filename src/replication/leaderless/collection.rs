@@ -15,8 +15,9 @@
 //!
 //! **When it does not.** It needs every replica; while one is away, or the layout changes, or a node has
 //! something left to bring to others, deletions stay. A replica makes no promise for a time that its own
-//! clock says is less than half the grace ago: a clock that runs ahead elsewhere must not have writes
-//! refused. A write through a node whose clock is behind by more than half the grace is refused.
+//! clock says is less than half the grace ago, and so promises less where its clock is behind, or that of
+//! the one that asks ahead: clocks must not have writes refused that come through it. The horizon is then
+//! what all have promised.
 //!
 //! **Costs.** Nothing where nothing is to be collected, but one message a peer and round. Else a promise and
 //! a word a replica and chunk of partitions, and two comparisons.
@@ -62,7 +63,8 @@ const PAGE_ROWS: usize = 512;
 enum Message {
     /// What are their horizons?
     Horizons(Vec<u8>),
-    /// Take nothing from then or before any more, in milliseconds since 1970.
+    /// Take nothing from then or before any more, in milliseconds since 1970; or from before, by a clock that
+    /// is behind.
     Promise(Vec<u8>, u64),
     /// Every replica has everything from then or before.
     Reached(Vec<u8>, u64),
@@ -146,13 +148,31 @@ impl Round<'_> {
 
     async fn raise(&self, partitions: &[Partition], at_ms: u64) -> Result<(), String> {
         let named: Vec<u8> = partitions.iter().map(|partition| partition.0).collect();
-        self.tell_all(&Message::Promise(named.clone(), at_ms)).await?;
+        let promised_ms = self.promises(&named, at_ms).await?;
         if !planted::is(Bug::CollectedWithoutProof) {
             for _ in 0..2 {
                 self.compare(partitions).await?;
             }
         }
-        self.tell_all(&Message::Reached(named, at_ms)).await
+        let reached = Message::Reached(named, promised_ms);
+        let told = self.tell_peers(&reached).await;
+        // Also where one of the others did not hear it: it was proven.
+        self.core.do_as_told(&reached, self.epoch).await?;
+        told.map(drop)
+    }
+
+    /// Has every replica promise, and gives what all have promised: that is earlier than it was asked for where
+    /// a clock is behind, and later where they promised more before.
+    async fn promises(&self, named: &[u8], at_ms: u64) -> Result<u64, String> {
+        let least = |told: Vec<Vec<Horizon>>| {
+            told.into_iter().flatten().map(|horizon| horizon.promised_ms).min()
+        };
+        let theirs = self.tell_peers(&Message::Promise(named.to_vec(), at_ms)).await?;
+        let theirs_ms = least(theirs).unwrap_or(at_ms);
+        // Last, and no more than the others do: this node's clock may run ahead of all of theirs.
+        let promise = Message::Promise(named.to_vec(), at_ms.min(theirs_ms));
+        let own = self.core.do_as_told(&promise, self.epoch).await?;
+        Ok(least(vec![own]).unwrap_or(theirs_ms).min(theirs_ms))
     }
 
     /// Compares with every other replica, everything that differs.
@@ -168,14 +188,11 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Tells every replica, this node's own included; an error where one does not do it.
-    async fn tell_all(&self, message: &Message) -> Result<(), String> {
+    /// Tells every other replica, and gives the horizons of each; an error where one does not do it.
+    async fn tell_peers(&self, message: &Message) -> Result<Vec<Vec<Horizon>>, String> {
         let asked =
             self.peers.iter().map(|peer| self.core.ask_to_collect(*peer, self.epoch, message));
-        let (own, others) =
-            tokio::join!(self.core.do_as_told(message, self.epoch), join_all(asked));
-        own?;
-        others.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+        join_all(asked).await.into_iter().collect()
     }
 }
 
@@ -306,9 +323,8 @@ impl Core {
         if grace_ms == 0 {
             return Err("it keeps deletions for ever".to_owned());
         }
-        if promise && at_ms + grace_ms / 2 > self.ceiling.now().millis() {
-            return Err("by the clock here that is too short a time ago".to_owned());
-        }
+        let latest_ms = self.ceiling.now().millis().saturating_sub(grace_ms / 2);
+        let at_ms = if promise { at_ms.min(latest_ms) } else { at_ms };
         let raise = move |horizon: Horizon| match promise {
             true => (!horizon.is_unknown())
                 .then(|| Horizon { promised_ms: horizon.promised_ms.max(at_ms), ..horizon }),

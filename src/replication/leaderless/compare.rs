@@ -42,8 +42,20 @@ pub enum Question {
     Branches(Vec<u8>),
     /// The sums of the leaves under each of these branches of partitions.
     Leaves(Vec<(u8, u8)>),
-    /// The keys of some leaves of a partition, from the first above `after`.
-    Entries { partition: u8, leaves: BTreeSet<u16>, after: Option<String> },
+    /// The keys of some leaves of a partition.
+    Entries(Wanted),
+}
+
+/// Which entries of a partition are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub partition: u8,
+    pub leaves: BTreeSet<u16>,
+    /// From the first key above this one.
+    pub after: Option<String>,
+    /// The collection horizon that whoever asks has reached, in milliseconds since 1970: deletions from before
+    /// are of no interest.
+    pub reached_ms: u64,
 }
 
 /// What a replica holds of a key: its version and its digest.
@@ -64,6 +76,8 @@ pub struct Entries {
     pub held: Vec<(String, Held)>,
     /// Up to which key this page goes, where others may follow; `None` where it goes to the end.
     pub up_to: Option<String>,
+    /// The collection horizon, of the two who compare, that is the later: deletions from before are left out.
+    pub reached_ms: u64,
 }
 
 /// The bytes of a question or an answer.
@@ -88,7 +102,10 @@ impl Question {
             (Question::Leaves(asked), Told::Leaves(told)) => {
                 asked.len() == told.len() && sums(told)
             }
-            (Question::Entries { after, .. }, Told::Entries(Entries { held, up_to })) => {
+            (
+                Question::Entries(Wanted { after, .. }),
+                Told::Entries(Entries { held, up_to, .. }),
+            ) => {
                 let rising = held.is_sorted_by(|(one, _), (next, _)| one < next);
                 let above = |key: &String| after.as_ref().is_none_or(|after| key > after);
                 let within = |key: &String| up_to.as_ref().is_none_or(|up_to| key <= up_to);
@@ -105,7 +122,7 @@ impl Question {
         match self {
             Question::Roots(named) | Question::Branches(named) => named.len() <= MAX_NAMED,
             Question::Leaves(named) => named.len() <= MAX_NAMED,
-            Question::Entries { leaves, .. } => leaves.len() <= LEAVES,
+            Question::Entries(wanted) => wanted.leaves.len() <= LEAVES,
         }
     }
 }
@@ -159,57 +176,44 @@ impl Core {
                 };
                 Ok(Told::Leaves(branches.iter().map(sums).collect()))
             }
-            Question::Entries { partition, leaves, after } => {
-                let rows = MAX_ROWS_SCANNED;
-                let entries =
-                    self.entries(Partition(*partition), leaves, after.as_deref(), rows).await;
-                entries.map(Told::Entries)
+            Question::Entries(wanted) => {
+                self.entries(wanted.clone(), MAX_ROWS_SCANNED).await.map(Told::Entries)
             }
         }
     }
 
-    /// The entries of some leaves of a partition, of up to `max_rows` rows above `after`, and no more
-    /// than fit an answer.
+    /// The entries of some leaves of a partition, of up to `max_rows` rows, and no more than fit an answer.
     pub(super) async fn entries(
         &self,
-        partition: Partition,
-        leaves: &BTreeSet<u16>,
-        after: Option<&str>,
+        mut wanted: Wanted,
         max_rows: usize,
     ) -> Result<Entries, String> {
-        let (table, leaves) = (self.table.clone(), leaves.clone());
-        let after = after.map(str::to_owned);
-        let reached_ms = self.horizons.of(partition).reached_ms;
-        let read =
-            move || entries(&*table, partition, &leaves, after.as_deref(), max_rows, reached_ms);
-        self.runtime.blocking(read).await
+        let table = self.table.clone();
+        let own_ms = self.horizons.of(Partition(wanted.partition)).reached_ms;
+        wanted.reached_ms = wanted.reached_ms.max(own_ms);
+        self.runtime.blocking(move || entries(&*table, &wanted, max_rows)).await
     }
 }
 
 /// Reads keys first, and then the records of those that are asked for, one by one: a record may be long.
 /// Deletions that are to be dropped are left out: the other replica may have dropped them.
-fn entries(
-    table: &dyn Table,
-    partition: Partition,
-    leaves: &BTreeSet<u16>,
-    after: Option<&str>,
-    max_rows: usize,
-    reached_ms: u64,
-) -> Result<Entries, String> {
-    let (start, to) = rows::partition_range(partition);
-    let from = after.map_or(start, |after| rows::row_after(partition, after));
+fn entries(table: &dyn Table, wanted: &Wanted, max_rows: usize) -> Result<Entries, String> {
+    let Wanted { partition, leaves, after, reached_ms } = wanted;
+    let (start, to) = rows::partition_range(Partition(*partition));
+    let from = after.as_ref().map_or(start, |after| rows::row_after(Partition(*partition), after));
     let page = table.scan_keys(&from, &to, max_rows).map_err(|error| error.to_string())?;
-    let (mut entries, mut is_whole, mut last) = (Entries::default(), page.len() < max_rows, None);
+    let mut entries = Entries { reached_ms: *reached_ms, ..Entries::default() };
+    let (mut is_whole, mut last) = (page.len() < max_rows, None);
     let (mut read, mut told) = (0, 0);
     for row in page {
         let Some((_, key)) = rows::parse_data_row(&row) else {
-            return Err(format!("a row of partition {} is damaged", partition.0));
+            return Err(format!("a row of partition {partition} is damaged"));
         };
         if leaves.contains(&(leaf_of(&key) as u16))
             && let Some(record) = table.get(&row).map_err(|error| error.to_string())?
         {
             read += record.len();
-            if !is_gone(&record, reached_ms) {
+            if !is_gone(&record, *reached_ms) {
                 told += key.as_str().len();
                 entries.held.push((
                     key.as_str().to_owned(),
@@ -241,16 +245,18 @@ mod tests {
         Told::Entries(Entries {
             held: keys.iter().map(|key| ((*key).to_owned(), held(1))).collect(),
             up_to: up_to.map(str::to_owned),
+            reached_ms: 3,
         })
     }
 
     #[test]
     fn messages_read_back() {
-        let asked = Question::Entries {
+        let asked = Question::Entries(Wanted {
             partition: 9,
             leaves: BTreeSet::from([1, 1_023]),
             after: Some("a".to_owned()),
-        };
+            reached_ms: 5,
+        });
         assert_eq!(decode(&encode(&asked).expect("bytes")), Ok(asked));
         let told = entries(&["b", "c"], Some("c"));
         assert_eq!(decode(&encode(&told).expect("bytes")), Ok(told));
@@ -265,7 +271,8 @@ mod tests {
         assert!(!fits(&Question::Branches(vec![1]), &Told::Branches(vec![Some(vec![1; 31])])));
         assert!(!fits(&Question::Leaves(vec![(1, 1)]), &Told::Leaves(vec![Some(vec![1; 33])])));
         let after = Some("b".to_owned());
-        let asked = Question::Entries { partition: 1, leaves: BTreeSet::new(), after };
+        let leaves = BTreeSet::new();
+        let asked = Question::Entries(Wanted { partition: 1, leaves, after, reached_ms: 0 });
         assert!(fits(&asked, &entries(&["c", "d"], Some("d"))));
         assert!(fits(&asked, &entries(&[], Some("x"))), "none of these leaves up to there");
         assert!(!fits(&asked, &entries(&["d", "c"], None)), "falling");

@@ -20,10 +20,10 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::Core;
-use super::compare::{self, Held, Question, Told};
+use super::compare::{self, Held, Question, Told, Wanted};
 use super::gather::{Arrival, Gathering};
 use super::hash_tree::FAN_OUT;
-use super::horizons::{due_ms, is_too_old};
+use super::horizons::{is_deletion, is_too_old};
 use super::messages::{Found, StoredWrite};
 use super::peers::ReadItem;
 use super::tally::Taken;
@@ -245,11 +245,14 @@ impl<'a> Comparison<'a> {
     ) -> Result<bool, String> {
         let (mut after, mut all) = (None, true);
         loop {
-            let question =
-                Question::Entries { partition, leaves: leaves.clone(), after: after.clone() };
-            let Told::Entries(theirs) = self.ask(&question).await? else { return Ok(all) };
-            let range = (after.as_deref(), theirs.up_to.as_deref());
-            let ours = self.own_entries(Partition(partition), leaves, range).await?;
+            let reached_ms = self.core.replica.horizon(Partition(partition)).reached_ms;
+            let (leaves, after_key) = (leaves.clone(), after.clone());
+            let mut wanted = Wanted { partition, leaves, after: after_key, reached_ms };
+            let Told::Entries(theirs) = self.ask(&Question::Entries(wanted.clone())).await? else {
+                return Ok(all);
+            };
+            wanted.reached_ms = reached_ms.max(theirs.reached_ms);
+            let ours = self.own_entries(wanted, theirs.up_to.as_deref()).await?;
             let mut found = differences(ours, theirs.held)?;
             found.retain(|found| !self.gives_alone || found.ours > found.theirs);
             let (repairs, fresh): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| {
@@ -267,20 +270,19 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// What this node holds in these leaves, above the first key and up to the second.
+    /// What this node holds of what is wanted, up to a key.
     async fn own_entries(
         &self,
-        partition: Partition,
-        leaves: &BTreeSet<u16>,
-        (after, up_to): (Option<&str>, Option<&str>),
+        mut wanted: Wanted,
+        up_to: Option<&str>,
     ) -> Result<Vec<(String, Held)>, String> {
-        let (mut held, mut from) = (Vec::new(), after.map(str::to_owned));
+        let mut held = Vec::new();
         loop {
-            let page = self.core.entries(partition, leaves, from.as_deref(), PAGE_ROWS).await?;
+            let page = self.core.entries(wanted.clone(), PAGE_ROWS).await?;
             let within = |key: &str| up_to.is_none_or(|up_to| key <= up_to);
             held.extend(page.held.into_iter().filter(|(key, _)| within(key)));
-            from = page.up_to;
-            match &from {
+            wanted.after = page.up_to;
+            match &wanted.after {
                 Some(key) if within(key) => tokio::task::yield_now().await,
                 _ => return Ok(held),
             }
@@ -342,14 +344,13 @@ impl<'a> Comparison<'a> {
         let known = self.record_bytes.load(Ordering::Relaxed);
         self.record_bytes.store((known + record.len()).div_ceil(2).max(1), Ordering::Relaxed);
         let gathering = Gathering::<Taken>::new(None);
-        let (bytes, is_deletion) = (record.len() + key.as_str().len(), due_ms(&record));
+        let bytes = record.len() + key.as_str().len();
+        let is_deletion = is_deletion(&record, core.ceiling.now().millis());
         let write = StoredWrite { key: key.clone(), record, survived_ms: Some(reached_ms) };
         core.send_write(write, self.epoch, deadline, gathering.slot(to));
         match one_answer(core.runtime.deadline(deadline, gathering.next(1)).await)? {
             // It was collected there before it is here.
-            Err(error) if is_too_old(&error) && is_deletion.is_ok_and(|due| due.is_some()) => {
-                return Ok(0);
-            }
+            Err(error) if is_deletion && is_too_old(&error) => return Ok(0),
             taken => taken.map_err(|error| error.to_string())?,
         };
         core.metrics.comparison_repairs.inc();

@@ -3,7 +3,8 @@
 //! **Guarantees.** Rows are dropped only after a comparison with each replica that the partition has now
 //! ended with all that this node has there, or newer, and only while the layout that says so stands.
 //! Nothing is dropped while a change is under way: it may be taken back. Once nothing is left the control
-//! plane is told, which lets nobody remove the node before.
+//! plane is told, which lets nobody remove the node before, nor forget a deletion that it may have missed: a
+//! checkpoint comes first, so that no crash brings back what was dropped.
 //!
 //! **Why it compares again.** What a node proves when it takes a partition over is that it has what every
 //! quorum of the old replicas has. A write that asked for less than the usual quorum may lie on one old
@@ -16,6 +17,7 @@ use std::time::Duration;
 use super::Core;
 use super::comparison::{Comparison, Scope};
 use super::view::View;
+use crate::planted::{self, Bug};
 use crate::storage::rows;
 use crate::storage::table::{TableBatch, TableError};
 use crate::types::{Epoch, NodeId, Partition};
@@ -38,12 +40,14 @@ struct Departure {
     brought: BTreeSet<(Partition, NodeId)>,
     /// Whether nothing was left over: nothing comes to be under the same layout.
     is_over: bool,
+    /// Whether rows were dropped, by this departure or one before, that a crash may bring back.
+    dropped: bool,
     pause: Duration,
 }
 
 /// Looks after departures for as long as the node runs; ends where the table fails.
 pub(super) async fn run(core: Arc<Core>) -> TableError {
-    let mut departure = Departure::new(Epoch(0));
+    let mut departure = Departure::new(Epoch(0), false);
     loop {
         core.runtime.sleep(LOOK).await;
         let view = core.view();
@@ -51,7 +55,7 @@ pub(super) async fn run(core: Arc<Core>) -> TableError {
             continue;
         }
         if departure.epoch != view.epoch {
-            departure = Departure::new(view.epoch);
+            departure = Departure::new(view.epoch, departure.dropped);
         }
         if departure.is_over {
             core.say_departed(view.epoch).await;
@@ -68,13 +72,17 @@ pub(super) async fn run(core: Arc<Core>) -> TableError {
 }
 
 impl Departure {
-    fn new(epoch: Epoch) -> Departure {
-        Departure { epoch, brought: BTreeSet::new(), is_over: false, pause: LOOK }
+    fn new(epoch: Epoch, dropped: bool) -> Departure {
+        Departure { epoch, brought: BTreeSet::new(), is_over: false, dropped, pause: LOOK }
     }
 
     async fn go_on(&mut self, core: &Arc<Core>, view: &View) -> Result<(), TableError> {
         let left = core.left_over(view).await?;
         if left.is_empty() {
+            if std::mem::take(&mut self.dropped) && !planted::is(Bug::DroppedForNow) {
+                let table = core.table.clone();
+                core.runtime.blocking(move || table.checkpoint()).await?;
+            }
             self.is_over = true;
             return Ok(());
         }
@@ -88,9 +96,11 @@ impl Departure {
         }
         for partition in left {
             let takers = view.old_replicas(partition);
-            if takers.iter().all(|peer| self.brought.contains(&(partition, *peer)))
-                && !core.drop_rows(view.epoch, partition).await?
-            {
+            if !takers.iter().all(|peer| self.brought.contains(&(partition, *peer))) {
+                continue;
+            }
+            self.dropped = true;
+            if !core.drop_rows(view.epoch, partition).await? {
                 return Ok(());
             }
         }

@@ -119,10 +119,7 @@ impl Horizons {
     /// Those that a table holds.
     pub fn load(table: &dyn Table) -> Result<Horizons, TableError> {
         let load = |partition| {
-            let stored = table.get(&rows::horizon_row(partition))?;
-            let horizon = stored.map_or(Some(Horizon::default()), |it| Horizon::from_bytes(&it));
-            let damaged = || TableError::Damaged(format!("the horizon of partition {partition:?}"));
-            let Horizon { promised_ms, reached_ms } = horizon.ok_or_else(damaged)?;
+            let Horizon { promised_ms, reached_ms } = stored(table, partition)?;
             Ok((AtomicU64::new(promised_ms), AtomicU64::new(reached_ms)))
         };
         Partition::all().map(load).collect::<Result<_, _>>().map(Horizons)
@@ -171,10 +168,24 @@ impl Horizons {
     }
 }
 
+/// Whether a record is a tombstone, or a value that has expired by `now_ms`. A replica that refuses to have one
+/// repaired has forgotten it, or something newer: it shows nothing older for it.
+pub fn is_deletion(record: &[u8], now_ms: u64) -> bool {
+    let is_tombstone = encoding::peek(record).is_ok_and(|(_, is_tombstone)| is_tombstone);
+    is_tombstone || due_ms(record).is_ok_and(|due| due.is_some_and(|due| due <= now_ms))
+}
+
 /// Whether a record is a deletion from before what was reached: as good as gone.
 pub fn is_gone(record: &[u8], reached_ms: u64) -> bool {
     // What is no record fails where it is decoded.
     reached_ms > 0 && due_ms(record).is_ok_and(|due| due.is_some_and(|due| due <= reached_ms))
+}
+
+/// The horizon that a table holds of a partition.
+pub fn stored(table: &dyn Table, partition: Partition) -> Result<Horizon, TableError> {
+    let stored = table.get(&rows::horizon_row(partition))?;
+    let horizon = stored.map_or(Some(Horizon::default()), |it| Horizon::from_bytes(&it));
+    horizon.ok_or_else(|| TableError::Damaged(format!("the horizon of partition {partition:?}")))
 }
 
 /// Puts horizons into the batch that brings them to the table.

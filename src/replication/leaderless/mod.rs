@@ -77,6 +77,7 @@ pub mod resolve;
 mod serve;
 mod settle;
 mod stragglers;
+mod submissions;
 mod sweep;
 pub mod tally;
 mod transfer;

@@ -7,7 +7,6 @@
 //!
 //! **Does not** know about quorums: coordinators do.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -19,12 +18,13 @@ use tokio::sync::Notify;
 use super::horizons::{self, Horizon, Horizons, Late, is_gone};
 use super::merge::Merge;
 use super::messages::{Found, StoredWrite, encode_writes};
+use super::submissions::{Queue, Step, Submission, Work, Written, with_lates};
 use super::sweep::Sweeps;
 use super::tally::Taken;
 use super::trees::{Built, Trees};
 use crate::planted::{self, Bug};
 use crate::runtime::{Runtime, Task, watch};
-use crate::storage::log::{CommitLog, Kind, LogError, NewRecord, Position};
+use crate::storage::log::{CommitLog, Kind, NewRecord, Position};
 use crate::storage::rows;
 use crate::storage::table::{Table, TableError, on_a_task};
 use crate::telemetry::Metrics;
@@ -78,50 +78,6 @@ struct Shared {
     idle: Notify,
     /// Called when a hash tree is to be built, or deletions to be dropped.
     chores_wanted: Notify,
-}
-
-/// Submissions in log order, from those being written to those being merged.
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Submission>,
-    bytes: usize,
-    /// The first submission that left `waiting` and is not merged yet.
-    merging: Option<Position>,
-    closed: bool,
-}
-
-struct Submission {
-    position: Position,
-    work: Work,
-    bytes: usize,
-    done: Done,
-}
-
-/// What a log record holds.
-enum Work {
-    Writes(Vec<StoredWrite>),
-    Horizons(Vec<horizons::Change>),
-}
-
-/// How the log did with the submissions, in its order, which is theirs.
-#[derive(Default)]
-struct Written {
-    results: Mutex<VecDeque<Result<(), LogError>>>,
-    changed: Notify,
-}
-
-impl Written {
-    fn note(&self, result: Result<(), LogError>) {
-        self.results.lock().push_back(result);
-        self.changed.notify_one();
-    }
-}
-
-/// What one step merges and answers.
-#[derive(Default)]
-struct Step {
-    durable: Vec<Submission>,
-    failed: Vec<(Submission, LogError)>,
 }
 
 impl Replica {
@@ -338,21 +294,6 @@ impl Drop for FailOnPanic {
             self.0.fail("the replica's applier panicked".to_owned());
         }
     }
-}
-
-/// Puts those that are late back among the answers.
-fn with_lates(lates: Vec<Option<Late>>, done: Done) -> Done {
-    Box::new(move |result| {
-        done(result.map(|taken| {
-            let mut taken = taken.into_iter();
-            let missing = || Err(Late::TooOld);
-            let answer = |late: Option<Late>| match late {
-                Some(late) => Err(late),
-                None => taken.next().unwrap_or_else(missing),
-            };
-            lates.into_iter().map(answer).collect()
-        }))
-    })
 }
 
 /// The one applier: merges what is durable, as much as there is at once, and answers. Between two

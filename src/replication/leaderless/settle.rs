@@ -9,6 +9,7 @@ use super::active::is_other_epoch;
 use super::coordinator_read::{HEDGE_DELAY, hedge_delay};
 use super::coordinator_write::too_few;
 use super::gather::{Arrival, Gathering};
+use super::horizons::{is_deletion, is_too_old};
 use super::messages::StoredWrite;
 use super::quorums::Quorums;
 use super::resolve::Resolution;
@@ -111,6 +112,7 @@ impl Core {
             epoch: view.epoch,
             deadline,
             gathering: Gathering::new(Some(self.stragglers.clone())),
+            is_deletion: is_deletion(newest, self.ceiling.now().millis()),
             needs,
             sent_to: Vec::new(),
             acks: 0,
@@ -132,6 +134,7 @@ impl Core {
 struct Repair<'a> {
     core: &'a Core,
     write: StoredWrite,
+    is_deletion: bool,
     epoch: Epoch,
     deadline: Instant,
     gathering: Gathering<Taken>,
@@ -210,15 +213,13 @@ impl Repair<'_> {
         for Arrival { node, result } in arrived {
             match result {
                 Ok(taken) => {
-                    self.acks += 1;
-                    for (set, missing) in &mut self.needs {
-                        *missing = missing.saturating_sub(usize::from(set.contains(&node)));
-                    }
-                    self.messages += u32::from(node != self.core.node);
+                    self.acknowledge(node);
                     if let Taken::SupersededBy(newer) = taken {
                         self.core.observe(newer);
                     }
                 }
+                // It has collected it, and this one's holder has not yet.
+                Err(error) if self.is_deletion && is_too_old(&error) => self.acknowledge(node),
                 Err(error) => {
                     failed += 1;
                     failures.add(&error);
@@ -226,5 +227,13 @@ impl Repair<'_> {
             }
         }
         failed
+    }
+
+    fn acknowledge(&mut self, node: NodeId) {
+        self.acks += 1;
+        self.messages += u32::from(node != self.core.node);
+        for (set, missing) in &mut self.needs {
+            *missing = missing.saturating_sub(usize::from(set.contains(&node)));
+        }
     }
 }

@@ -122,8 +122,8 @@ fn another_format_and_damaged_files_are_refused() {
         // Made before writes had idempotency keys: its log would be misread.
         put(&disk, file, r#"{"format":1,"cluster":null}"#);
         let earlier = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
-        assert!(earlier.contains("format 1") && earlier.contains("format 3"), "{earlier}");
-        for damaged in ["", "{", "[]", r#"{"format":3}"#, "\0\0\0"] {
+        assert!(earlier.contains("format 1") && earlier.contains("format 4"), "{earlier}");
+        for damaged in ["", "{", "[]", r#"{"format":4}"#, "\0\0\0"] {
             put(&disk, file, damaged);
             let damaged = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
             assert!(damaged.contains(file) && damaged.contains("damaged"), "{damaged}");

@@ -260,10 +260,32 @@ fn a_clock_that_runs_ahead_has_nobodys_writes_refused() {
         cluster.delete(2, "a").await;
         // Node 1 raises the horizons; by its clock the grace is over at once.
         cluster.set_skew_ms(1, 3_600_000);
-        cluster.sleep_ms(5_000).await;
-        assert_eq!(cluster.horizon(2, "a").reached_ms, 0);
+        cluster.sleep_ms(COLLECTED_MS).await;
+        let now_ms = WALL_MS + COLLECTED_MS;
+        for id in 1..=3 {
+            let Horizon { promised_ms, reached_ms } = cluster.horizon(id, "a");
+            assert!(promised_ms <= now_ms - GRACE_MS / 2, "node {id} refuses what comes now");
+            assert!(reached_ms > 0, "and deletions are collected all the same");
+        }
         cluster.put(2, "a", "new").await;
-        assert_eq!(cluster.get(3, "a").await.as_deref(), Some("new"));
+        cluster.settle().await;
+        for id in 1..=3 {
+            assert!(cluster.row(id, "a").is_some(), "node {id}");
+        }
+    });
+}
+
+#[test]
+fn a_clock_that_is_behind_slows_collection_and_does_not_end_it() {
+    in_a_paused_world(async {
+        let mut cluster = Cluster::start_with(3, 11, collects).await;
+        cluster.put(2, "a", "old").await;
+        cluster.delete(2, "a").await;
+        cluster.set_skew_ms(3, -(GRACE_MS as i64) * 3 / 4);
+        cluster.sleep_ms(GRACE_MS + COLLECTED_MS).await;
+        for id in 1..=3 {
+            assert_eq!((cluster.row(id, "a"), cluster.collectable(id)), (None, 0), "node {id}");
+        }
     });
 }
 
@@ -279,5 +301,34 @@ fn a_write_through_a_clock_that_is_far_behind_is_refused_and_says_why() {
         let refused = cluster.try_put(3, "a", "late").await.expect_err("it is from before");
         assert!(refused.to_string().contains("a node whose clock is behind"), "{refused}");
         assert_eq!(cluster.get(1, "a").await, None);
+    });
+}
+
+#[test]
+fn a_deletion_that_some_have_collected_is_none_to_reads_and_comparisons() {
+    in_a_paused_world(async {
+        let cluster = Cluster::start(3, 13).await;
+        cluster.put(1, "a", "old").await;
+        cluster.delete(1, "a").await;
+        cluster.settle().await;
+        // As where node 3 was cut off before it heard that it is reached.
+        let horizon = Horizon { promised_ms: WALL_MS + 60_000, reached_ms: WALL_MS + 60_000 };
+        for id in 1..=2 {
+            let core = &cluster.node(id).leaderless.core;
+            let raised = core.change_horizons(&[key("a").partition()], move |_| Some(horizon));
+            raised.await.expect("an answer").expect("a replica that works");
+        }
+        cluster.settle().await;
+        let rows = [1, 2, 3].map(|id| cluster.row(id, "a").is_some());
+        assert_eq!(rows, [false, false, true]);
+        for id in 1..=3 {
+            assert_eq!(cluster.get(id, "a").await, None, "node {id}");
+        }
+        let leaderless = &cluster.node(3).leaderless;
+        leaderless.start_repair().expect("started");
+        cluster.sleep_ms(5_000).await;
+        let status = leaderless.repair_status().expect("a status");
+        assert!(!status.running, "{status:?}");
+        assert!(status.peers.iter().all(|peer| (peer.repaired, &peer.error) == (0, &None)));
     });
 }

@@ -2,6 +2,7 @@
 
 use super::layouts::{STILL_KEYS, shares, still};
 use super::*;
+use crate::planted::{self, Bug};
 
 #[test]
 fn what_moves_is_sent_once_and_dropped_where_it_lay() {
@@ -88,4 +89,33 @@ fn a_change_is_taken_back_and_what_was_copied_is_dropped() {
         let nothing = cluster.node(2).leaderless.cancel_layout(cluster.options()).await;
         assert!(nothing.expect_err("it stands").to_string().contains("no change"));
     });
+}
+
+async fn drop_that_a_crash_leaves_dropped() {
+    let mut cluster = Cluster::start(3, 45).await;
+    for text in still() {
+        cluster.put(1, &text, "still").await;
+    }
+    cluster.join(4);
+    cluster.settle().await;
+    cluster.begin(2, &[2, 3, 4]).await;
+    cluster.stands(&[2, 3, 4]).await;
+    let is_over = || {
+        let told = cluster.node(2).leaderless.core.control.watch_layout().borrow().clone();
+        told.is_some_and(|state| state.departing.is_empty())
+    };
+    while !is_over() {
+        cluster.sleep_ms(100).await;
+    }
+    // Whoever was asked to wait for node 1 waits no more.
+    cluster.crash(1);
+    cluster.start_node(1);
+    assert_eq!(cluster.rows(1, still()), 0, "a crash brought them back");
+}
+
+#[test]
+fn nothing_that_was_dropped_comes_back_once_others_were_told() {
+    in_a_paused_world(drop_that_a_crash_leaves_dropped());
+    let world = || in_a_paused_world(drop_that_a_crash_leaves_dropped());
+    assert!(planted::with(Bug::DroppedForNow, || std::panic::catch_unwind(world).is_err()));
 }
