@@ -5,7 +5,7 @@
 //! drops tombstones by a timer alone, and brings back what a replica missed for longer (`gc_grace_seconds`).
 //!
 //! **How.** A partition has a horizon at each replica: a time that rises in two steps, decided by
-//! [`super::collection`]. What a replica *promised* is that it takes no client's write any more that was
+//! `collection`. What a replica *promised* is that it takes no client's write any more that was
 //! stamped then or before, whoever brings it and however late: a hint, a message that a link held back, a
 //! write through a slow clock. What it *reached* is what it was proven to have whole, or newer, of that
 //! time, with all other replicas: deletions from before that are dropped, and count as gone until they are.

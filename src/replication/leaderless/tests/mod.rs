@@ -38,6 +38,7 @@ mod never_back;
 mod reads;
 mod repairs;
 mod replicas;
+mod serving;
 mod writes;
 
 /// What the wall clocks of a world show when it begins, in milliseconds since 1970.
