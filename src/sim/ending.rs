@@ -14,10 +14,10 @@ use super::machine::{Machine, Process};
 use super::members;
 use super::world::{Shared, World};
 use crate::history::{Ended, Op};
-use crate::replication::leaderless::horizons::{self, is_gone};
+use crate::replication::leaderless::horizons::{self, is_deletion, is_gone};
 use crate::runtime::Task;
+use crate::storage::rows;
 use crate::storage::table::Table;
-use crate::storage::{encoding, rows};
 use crate::types::{Key, Level, Mode, NodeId, Partition};
 
 /// A healed cluster must serve every key through every node within this time.
@@ -211,12 +211,12 @@ async fn collected(world: &mut World) {
     }
 }
 
-/// The rows of all tables that hold deletions, with what they hold.
+/// The rows of all tables that hold deletions, or what has expired.
 fn deletions(world: &World) -> BTreeSet<Bytes> {
     let running = live(world).filter_map(Machine::running);
     let rows = running.flat_map(|it| user_rows(&world.shared, &*it.table));
-    let is_deletion = |record: &Bytes| encoding::peek(record).is_ok_and(|(_, deleted)| deleted);
-    rows.filter(|(_, record)| is_deletion(record)).map(|(row, _)| row).collect()
+    let now_ms = world.shared.runtime.wall_ms();
+    rows.filter(|(_, record)| is_deletion(record, now_ms)).map(|(row, _)| row).collect()
 }
 
 /// Reads every key and writes one through every node until each was served.

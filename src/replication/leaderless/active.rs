@@ -228,7 +228,7 @@ impl Core {
     /// Says of partitions that are new to this node that it does not know what their replicas promised.
     async fn forget_horizons(&self, gained: &[Partition]) -> Result<bool, LogError> {
         let unknown = |_| Some(Horizon::UNKNOWN);
-        self.was_taken(self.change_horizons(gained, unknown)).await
+        self.was_taken(self.change_horizons(gained, unknown).1).await
     }
 
     /// False where the queue had no room for it.

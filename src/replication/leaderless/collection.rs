@@ -127,10 +127,12 @@ impl Round<'_> {
         let grace_ms = self.core.settings.tombstone_grace.as_millis() as u64;
         let at_ms = self.core.ceiling.now().millis().saturating_sub(grace_ms);
         let wanted = self.wanted(partitions, at_ms).await?;
+        let mut raised = Ok(());
         for some in wanted.chunks(TOGETHER) {
-            self.raise(some, at_ms).await?;
+            // Also after one that failed: it may fail for long.
+            raised = self.raise(some, at_ms).await.and(raised);
         }
-        Ok(())
+        raised
     }
 
     /// The partitions that have something to collect, or that not all replicas have reached the same of.
@@ -202,11 +204,12 @@ impl Core {
     fn is_departing(&self, view: &View) -> bool {
         let told = self.control.watch_layout().borrow().clone();
         // Under one epoch they only become fewer.
-        let state = told.as_deref().filter(|state| state.epoch == view.epoch).or(view.state());
+        let Some(state) = told.as_deref().filter(|state| state.epoch == view.epoch) else {
+            // What the control plane knows may be older than the layout: so may its members.
+            return view.state().is_none_or(|state| !state.departing.is_empty());
+        };
         let members = self.control.status().members;
-        state.is_some_and(|state| {
-            state.departing.iter().any(|node| members.nodes.contains_key(node))
-        })
+        state.departing.iter().any(|node| members.nodes.contains_key(node))
     }
 
     /// The partitions in which this node's replica has a deletion from then or before.
@@ -297,13 +300,13 @@ impl Core {
             };
             asked.map(|(at_ms, promise)| self.raise_own(&view, &partitions, at_ms, promise))
         };
-        if let Some(done) = done {
-            done?
-                .await
-                .map_err(|_| "the replica stops".to_owned())?
-                .map_err(|it| it.to_string())?;
-        }
-        Ok(partitions.iter().map(|partition| self.replica.horizon(*partition)).collect())
+        let Some(changed) = done else {
+            return Ok(partitions.iter().map(|it| self.replica.horizon(*it)).collect());
+        };
+        // Not as they are by then: later changes may not be durable.
+        let (horizons, done) = changed?;
+        let done = done.await.map_err(|_| "the replica stops".to_owned())?;
+        done.map(|()| horizons).map_err(|error| error.to_string())
     }
 
     fn raise_own(
@@ -312,7 +315,7 @@ impl Core {
         partitions: &[Partition],
         at_ms: u64,
         promise: bool,
-    ) -> Result<Waiting, String> {
+    ) -> Result<(Vec<Horizon>, Waiting), String> {
         if !view.stands() {
             return Err("the layout changes".to_owned());
         }
@@ -334,19 +337,18 @@ impl Core {
         Ok(self.change_horizons(partitions, raise))
     }
 
-    /// Has horizons changed; what is given back says when that is durable.
+    /// Has horizons changed; what is given back says what they will be, and when that is durable.
     pub(super) fn change_horizons(
         &self,
         partitions: &[Partition],
         change: impl Fn(Horizon) -> Option<Horizon>,
-    ) -> Waiting {
+    ) -> (Vec<Horizon>, Waiting) {
         let (merged, wait) = tokio::sync::oneshot::channel();
         // Whoever waits may be gone, where the node stops.
         let done = Box::new(move |result: Result<Vec<Result<Taken, Late>>, ReplicaError>| {
             drop(merged.send(result.map(drop)));
         });
-        self.replica.change_horizons(partitions, change, done);
-        wait
+        (self.replica.change_horizons(partitions, change, done), wait)
     }
 
     /// Learns from the old replicas what they promised of the partitions that this node is new to; until then
@@ -374,14 +376,15 @@ impl Core {
     }
 
     async fn learn(&self, partitions: &[Partition], horizons: &[Horizon]) {
-        for (partition, theirs) in partitions.iter().zip(horizons) {
+        let learnt = partitions.iter().zip(horizons).map(|(partition, theirs)| {
             let learns = move |own: Horizon| {
                 let knows = own.is_unknown() && !theirs.is_unknown();
                 knows.then_some(Horizon { promised_ms: theirs.promised_ms, ..own })
             };
-            // What fails is asked for again.
-            let _ = self.change_horizons(&[*partition], learns).await;
-        }
+            self.change_horizons(&[*partition], learns).1
+        });
+        // Together, for one sync. What fails is asked for again.
+        join_all(learnt.collect::<Vec<_>>()).await;
     }
 }
 

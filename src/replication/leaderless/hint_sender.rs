@@ -97,7 +97,7 @@ impl Core {
                     bytes += hint.record.len() as u64;
                     taken.push(hint);
                 }
-                // What it holds a record of is at every replica by now, or was deleted since.
+                // Comparisons are about to bring it what others have of that time, if they did not yet.
                 Err(error) if is_too_old(&error) => too_old.push(hint),
                 Err(_) => {}
             }

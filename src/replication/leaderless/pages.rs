@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::horizons::is_gone;
 use super::messages::ListPage;
 use super::resolve::{Held, Resolution, resolve};
 use super::view::View;
@@ -63,7 +64,9 @@ pub fn merge(
             let reached_ms = page.reached_ms.get(&key.partition().0).copied().unwrap_or_default();
             let is_trusted = trusted.as_ref().is_none_or(|last| key <= *last);
             // What a node keeps of partitions that it does not hold counts for nothing.
-            if is_trusted && view.read_sets(key.partition()).contains(node) {
+            // Another may have dropped it, and is not to be sent it again.
+            let is_gone = is_gone(&record, reached_ms);
+            if is_trusted && !is_gone && view.read_sets(key.partition()).contains(node) {
                 found.entry(key).or_default().push((node, record, reached_ms));
             }
         }

@@ -136,6 +136,10 @@ impl Replica {
             writes.retain(|_| kept.next().unwrap_or(true));
             payload = encode_writes(writes.iter());
             done = with_lates(lates, done);
+            if writes.is_empty() {
+                drop(queue);
+                return done(Ok(Vec::new()));
+            }
         }
         let work = Work::Writes(writes);
         if let Err((done, refusal)) =
@@ -146,14 +150,14 @@ impl Replica {
         }
     }
 
-    /// Changes the horizons of some partitions, in the order of the log; `change` is told each as it is, and
-    /// where it gives none nothing changes at all.
+    /// Changes the horizons of some partitions, in the order of the log, and gives what they will be; `change` is
+    /// told each as it is, and where it gives none nothing changes at all.
     pub fn change_horizons(
         &self,
         partitions: &[Partition],
         change: impl Fn(Horizon) -> Option<Horizon>,
         done: Done,
-    ) {
+    ) -> Vec<Horizon> {
         let shared = &self.shared;
         let mut queue = shared.queue.lock();
         let changed = |partition: &Partition| {
@@ -162,8 +166,10 @@ impl Replica {
         let Some(changes) = partitions.iter().map(changed).collect::<Option<Vec<_>>>() else {
             drop(queue);
             let reason = "the horizon here does not let it";
-            return done(Err(ReplicaError::NotTaken(reason.to_owned())));
+            done(Err(ReplicaError::NotTaken(reason.to_owned())));
+            return Vec::new();
         };
+        let horizons = changes.iter().map(|(_, horizon)| *horizon).collect();
         let before: Vec<_> = partitions.iter().map(|it| (*it, shared.horizons.of(*it))).collect();
         // Before it is in the log: what is checked from now on comes after it there.
         changes.iter().for_each(|change| shared.horizons.set(*change));
@@ -175,6 +181,7 @@ impl Replica {
             drop(queue);
             done(Err(refusal));
         }
+        horizons
     }
 
     /// The horizon of a partition.
@@ -297,7 +304,7 @@ impl Drop for FailOnPanic {
 }
 
 /// The one applier: merges what is durable, as much as there is at once, and answers. Between two
-/// steps it reads a page of rows for a hash tree that is to be built, or drops some deletions, once every
+/// steps it reads a page of rows for a hash tree that is to be built, and drops some deletions, once every
 /// [`PAGE_PAUSE`].
 async fn apply_in_log_order(shared: Arc<Shared>, runtime: Runtime) {
     let _watched = FailOnPanic(shared.clone());
@@ -354,15 +361,14 @@ impl Shared {
         step
     }
 
-    /// Drops some deletions, or else builds a hash tree further.
+    /// Drops some deletions, and builds a hash tree further.
     fn do_a_chore(&self) -> Result<(), TableError> {
-        let Some(swept) = self.sweeps.page(&*self.table, &self.horizons)? else {
-            return self.build_page();
-        };
-        self.table.apply(swept.batch)?;
-        self.trees.note(&swept.changed)?;
-        self.metrics.deletions_collected.inc_by(swept.changed.len() as u64);
-        Ok(())
+        if let Some(swept) = self.sweeps.page(&*self.table)? {
+            self.table.apply(swept.batch)?;
+            self.trees.note(&swept.changed)?;
+            self.metrics.deletions_collected.inc_by(swept.changed.len() as u64);
+        }
+        self.build_page()
     }
 
     fn build_page(&self) -> Result<(), TableError> {
@@ -407,8 +413,7 @@ impl Shared {
         let (batch, changed) = merge.into_batch(applied)?;
         self.table.apply(batch)?;
         self.trees.note(&changed)?;
-        let raised = raised.into_iter().filter(|(_, horizon)| horizon.reached_ms > 0);
-        raised.for_each(|(partition, _)| self.sweeps.begin(partition));
+        raised.into_iter().for_each(|change| self.sweeps.begin(change));
         self.queue.lock().merging = None;
         for (done, taken) in answers {
             done(Ok(taken));

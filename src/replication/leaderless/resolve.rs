@@ -30,6 +30,8 @@ pub struct Resolution {
     pub version: Option<Version>,
     /// The collection horizon that it is known to have survived: the highest of those who hold it.
     pub survived_ms: u64,
+    /// The latest collection horizon that any of those asked has reached.
+    pub reached_ms: u64,
     /// Who holds exactly that record. Everyone, where there is none.
     pub holders: Vec<NodeId>,
     /// Who holds an older one, or nothing.
@@ -56,6 +58,7 @@ pub fn resolve(held: &[Held]) -> Result<Resolution, DecodeError> {
         resolution.version = Some(peek(newest)?.0);
     }
     for Held { node, record, reached_ms } in held {
+        resolution.reached_ms = resolution.reached_ms.max(*reached_ms);
         let holds = match (record, newest) {
             (Some(record), Some(newest)) => compare(record, newest)? == Ordering::Equal,
             (None, newest) => newest.is_none() || planted::is(Bug::MissingCountsAsAgreement),

@@ -112,7 +112,11 @@ impl Core {
             epoch: view.epoch,
             deadline,
             gathering: Gathering::new(Some(self.stragglers.clone())),
-            is_deletion: is_deletion(newest, self.ceiling.now().millis()),
+            // A horizon tells the time where the clock here is behind.
+            is_deletion: is_deletion(
+                newest,
+                self.ceiling.now().millis().max(resolution.reached_ms),
+            ),
             needs,
             sent_to: Vec::new(),
             acks: 0,

@@ -116,9 +116,9 @@ fn another_format_and_damaged_files_are_refused() {
     for file in [IDENTITY_FILE, PEERS_FILE] {
         let disk = SimDisk::new(1);
         open(&disk);
-        put(&disk, file, r#"{"format":4,"whatever":"follows"}"#);
+        put(&disk, file, r#"{"format":5,"whatever":"follows"}"#);
         let later = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
-        assert!(later.contains(file) && later.contains("format 4"), "{later}");
+        assert!(later.contains(file) && later.contains("format 5"), "{later}");
         // Made before writes had idempotency keys: its log would be misread.
         put(&disk, file, r#"{"format":1,"cluster":null}"#);
         let earlier = refusal(open_as(&disk, NODE, Mode::Leader, "sled"));
