@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn bench(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_quorate"))
@@ -19,7 +19,7 @@ fn bench(args: &[&str]) -> Output {
         .expect("the binary runs")
 }
 
-fn json(output: &Output) -> Value {
+fn json_of(output: &Output) -> Value {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{complaint}");
     serde_json::from_slice(&output.stdout).expect("JSON and nothing else")
@@ -53,7 +53,7 @@ fn a_short_bench_of_one_node_counts_measures_charges_and_leaves_its_report_alone
     let (data_text, out_text) = (data.to_str().expect("text"), out.to_str().expect("text"));
     let length = ["--duration", "1s", "--warmup", "100ms", "--load", "--mix", "put,get,50/50"];
     let place = ["--out", out_text, "--watch", "200ms"];
-    let found = json(&bench(&small(data_text, &[&length[..], &place[..]].concat())));
+    let found = json_of(&bench(&small(data_text, &[&length[..], &place[..]].concat())));
 
     assert_eq!((&found["format"], &found["ended_early"]), (&Value::from(1), &Value::Null));
     assert_eq!(found["setup"]["engine"], "memory");
@@ -90,7 +90,7 @@ fn an_open_loop_a_kill_and_restarts_of_one_node_account_for_everything() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().to_str().expect("text");
     let open = ["--rate", "100", "--duration", "1s", "--warmup", "0", "--mode", "leaderless"];
-    let found = json(&bench(&small(data, &open)));
+    let found = json_of(&bench(&small(data, &open)));
     let row = &found["rows"][0];
     assert_eq!(row["offered"], 100, "{row:#}");
     let counted: u64 = ["done", "failed", "unknown"]
@@ -100,7 +100,7 @@ fn an_open_loop_a_kill_and_restarts_of_one_node_account_for_everything() {
     assert_eq!(counted + row["missed"].as_u64().expect("a count"), 100, "{row:#}");
 
     let events = ["--kill-leader", "1", "--stop-leader", "1", "--restart", "--rate", "200"];
-    let found = json(&bench(&small(data, &events)));
+    let found = json_of(&bench(&small(data, &events)));
     assert_eq!(found["rows"].as_array().map(Vec::len), Some(0));
     let kills = &found["kills"][0];
     positive(kills, &["acknowledged_writes", "gap.max_ms", "load.operations.done"]);
@@ -122,7 +122,7 @@ fn a_node_that_is_paused_costs_no_acknowledged_write() {
     let mut args = vec!["--mode", "leaderless", "--engine", "memory", "--data-dir", data];
     args.extend(["--keys", "50", "--connections", "4", "--value-size", "100", "--output", "json"]);
     args.extend(["--pause-follower", "1", "--rate", "100"]);
-    let found = json(&bench(&args));
+    let found = json_of(&bench(&args));
     let kills = &found["kills"][0];
     assert_eq!((&kills["ended"], &kills["victims"]), (&"paused".into(), &"node".into()));
     positive(kills, &["acknowledged_writes", "gap.max_ms", "load.operations.done"]);
@@ -150,7 +150,7 @@ fn a_follower_that_is_sent_a_snapshot_is_measured_before_meanwhile_and_after() {
     }
     args.extend(["--connections", "2", "--value-size", "100", "--output", "json"]);
     args.extend(["--rate", "100", "--duration", "1s", "--warmup", "100ms"]);
-    let found = json(&bench(&args));
+    let found = json_of(&bench(&args));
     let snapshot = &found["snapshots"][0];
     positive(snapshot, &["node", "installed_ms"]);
     let parts = snapshot["parts"].as_array().expect("parts");
@@ -170,7 +170,7 @@ fn a_replica_that_was_away_is_measured_until_its_copy_equals_the_others_in_both_
     let mut args = vec!["--away", "2500", "--mode", "both", "--engine", "memory"];
     args.extend(["--data-dir", data, "--connections", "2", "--value-size", "100"]);
     args.extend(["--output", "json", "--rate", "100", "--duration", "1s", "--warmup", "100ms"]);
-    let found = json(&bench(&args));
+    let found = json_of(&bench(&args));
     let absences = found["absences"].as_array().expect("absences");
     let modes: Vec<_> = absences.iter().map(|absent| absent["mode"].as_str()).collect();
     assert_eq!(modes, [Some("leader"), Some("leaderless")]);
@@ -184,6 +184,33 @@ fn a_replica_that_was_away_is_measured_until_its_copy_equals_the_others_in_both_
             positive(&part["row"], &["operations.done", "latency.p99_us", "seconds"]);
         }
     }
+    assert!(left_behind(dir.path()).is_empty(), "{:?}", left_behind(dir.path()));
+}
+
+#[test]
+fn partitions_that_move_to_nodes_that_join_and_back_are_counted_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().to_str().expect("text");
+    let mut args = vec!["--grow", "--mode", "leaderless", "--engine", "memory", "--keys", "2k"];
+    args.extend(["--data-dir", data, "--connections", "2", "--value-size", "100"]);
+    args.extend(["--mix", "50/50", "--output", "json", "--rate", "100"]);
+    args.extend(["--duration", "1s", "--warmup", "100ms"]);
+    let found = json_of(&bench(&args));
+    let growth = &found["growths"][0];
+    let changes = growth["changes"].as_array().expect("changes");
+    let held: Vec<_> = changes.iter().map(|moved| moved["nodes"].to_string()).collect();
+    assert_eq!(held, ["[1,2,3,4,5]", "[1,2,3]"]);
+    for moved in changes {
+        let count = |name: &str| moved[name].as_u64().expect("a count");
+        assert!(count("least_records") > 1_000, "{moved:#}");
+        // What is written meanwhile needs not be brought.
+        assert!(count("records") > count("least_records") / 2, "{moved:#}");
+    }
+    let parts = growth["parts"].as_array().expect("parts");
+    let names: Vec<_> = parts.iter().map(|part| part["name"].as_str()).collect();
+    assert_eq!(names, [Some("before"), Some("growing"), Some("shrinking"), Some("after")]);
+    positive(growth, &["acknowledged_writes"]);
+    assert_eq!((&growth["lost_writes"], &growth["unread_keys"]), (&json!(0), &json!(0)));
     assert!(left_behind(dir.path()).is_empty(), "{:?}", left_behind(dir.path()));
 }
 

@@ -231,7 +231,7 @@ fn a_data_directory_of_another_node_mode_engine_or_format_is_refused() {
     }
     let identity = dir.path().join("identity.json");
     let text = std::fs::read_to_string(&identity).expect("an identity");
-    let spoiled = text.replace("\"format\": 3", "\"format\": 999");
+    let spoiled = text.replace("\"format\": 4", "\"format\": 999");
     assert_ne!(spoiled, text, "another format than was looked for");
     std::fs::write(&identity, spoiled).expect("written");
     let other_format = refusal(&[]);

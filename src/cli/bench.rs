@@ -126,6 +126,10 @@ pub(super) struct BenchArgs {
     /// equals the others', latencies before, without it, meanwhile and after
     #[arg(long, value_name = "COUNT", help_heading = "Events, instead of plain rows")]
     away: Option<String>,
+    /// Load the keys, let two nodes join, move partitions to them, and back: how long it takes, what is sent,
+    /// lost writes, latencies before, meanwhile and after
+    #[arg(long, help_heading = "Events, instead of plain rows")]
+    grow: bool,
 
     /// text, or json for programs
     #[arg(long, value_enum, default_value_t = Output::Text, help_heading = "Output")]
@@ -201,6 +205,7 @@ impl BenchArgs {
                     Some(away) => number("--away", away, 1..=MAX_KEYS, count)? as usize,
                     None => 0,
                 },
+                grow: self.grow,
             },
             watch: self.watch.as_deref().map(|every| time("--watch", every)).transpose()?,
             out: self.out.clone(),
@@ -421,6 +426,8 @@ mod tests {
             ("--snapshot --mode both", &["--snapshot", "--mode leader"]),
             ("--snapshot --mix get", &["--mix get", "--snapshot"]),
             ("--away 0", &["--away 0", "1 to"]),
+            ("--grow", &["--grow", "--mode leaderless"]),
+            ("--grow --mode leaderless --nodes 5", &["--grow", "3 --nodes"]),
             ("--away 10 --nodes 5", &["--away 10", "3 --nodes"]),
             ("--away 10 --mix get", &["--mix get", "--away"]),
         ] {

@@ -3,17 +3,13 @@
 //!
 //! What it misses, and how it is seen that it has it, is an [`Absence`]'s: `snapshots`, `absences`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::options::STEADY_RATE;
-use super::pace::{open, stop};
 use super::results::Part;
-use super::schedule::Schedule;
 use super::stage::{Load, Stage};
-use super::worker::Ground;
+use super::steady::Steady;
 use crate::lab::cluster::Cluster;
 use crate::runtime::Instant;
 use crate::types::Mode;
@@ -53,10 +49,10 @@ pub struct Course<'a> {
     pub stage: &'a Stage<'a>,
     /// The nodes that go on running, through which the load goes.
     pub others: &'a Stage<'a>,
-    ground: Arc<Ground>,
     pub load: Load,
     /// The index of the node that is killed.
     pub victim: usize,
+    steady: &'a Steady<'a>,
 }
 
 /// Runs one, on the stage's own nodes.
@@ -65,8 +61,6 @@ pub async fn run(
     load: Load,
     absence: &mut impl Absence,
 ) -> anyhow::Result<Ran> {
-    let rate_per_second = load.rate_per_second.unwrap_or(STEADY_RATE);
-    let load = Load { rate_per_second: Some(rate_per_second), ..load };
     let mut cluster = stage.cluster.take().context("the nodes are not bench's own")?;
     let ran = under_load(stage, &mut cluster, load, absence).await;
     stage.cluster = Some(cluster);
@@ -92,23 +86,11 @@ async fn under_load(
         progress: stage.progress,
         mode: stage.mode,
     };
-    let course =
-        Course { stage, others: &others, ground: others.ground(load, false)?, load, victim };
-    let (stop, stopped) = stop();
-    let workers = course.ground.workers(load.connections);
-    let schedule = Schedule::new(load.rate_per_second.unwrap_or(STEADY_RATE), u64::MAX);
-    let parts = async {
-        let parts = course.run(cluster, absence).await;
-        // Whether it went well or not, the load ends here.
-        drop(stop);
-        parts
-    };
-    let offered = open(workers, schedule, stage.options.max_in_flight, stopped);
-    let (found, offered) = tokio::join!(biased; parts, offered);
-    let (_, offered) = offered?;
-    let mut found = found?;
-    found.missed = offered.missed;
-    Ok(found)
+    let steady = Steady::new(&others, load, false)?;
+    let course = Course { stage, others: &others, load: steady.load, victim, steady: &steady };
+    let (mut ran, missed) = steady.during(course.run(cluster, absence)).await?;
+    ran.missed = missed;
+    Ok(ran)
 }
 
 fn except<T: Copy>(all: &[T], index: usize) -> Vec<T> {
@@ -122,20 +104,20 @@ impl Course<'_> {
         let (meanwhile, gets) = A::WORDS;
         let mut parts = Vec::new();
         self.stage.runtime.sleep(options.warm_up).await;
-        parts.push(self.part("before", options.duration).await?);
+        parts.push(self.part("before").await?);
         self.step(&format!("node {node} is killed, and {meanwhile}"));
         cluster.kill(self.victim)?;
         absence.meanwhile(self).await?;
-        parts.push(self.part("without", options.duration).await?);
+        parts.push(self.part("without").await?);
         self.step(&format!("node {node} is back, and {gets}"));
-        let (began, began_us) = self.begin()?;
+        let (began, began_us) = self.steady.begin()?;
         cluster.restart(self.victim)?;
         absence.until_back(self, cluster, began).await?;
         let back = self.stage.runtime.now().duration_since(began);
-        parts.push(self.end("while", began_us)?);
+        parts.push(self.steady.end("while", began_us)?.0);
         cluster.wait_until_ready().await?;
         self.stage.runtime.sleep(options.warm_up).await;
-        parts.push(self.part("after", options.duration).await?);
+        parts.push(self.part("after").await?);
         Ok(Ran { node, back_ms: back.as_secs_f64() * 1e3, missed: 0, parts })
     }
 
@@ -143,21 +125,7 @@ impl Course<'_> {
         self.stage.progress.step(&format!("{}: {what}", self.stage.mode));
     }
 
-    /// Forgets what was counted so far.
-    fn begin(&self) -> anyhow::Result<(Instant, u64)> {
-        self.ground.take_tally()?;
-        Ok((self.stage.runtime.now(), self.ground.now_us()))
-    }
-
-    fn end(&self, name: &str, began_us: u64) -> anyhow::Result<Part> {
-        let seconds = (self.ground.now_us() - began_us) as f64 / 1e6;
-        let row = self.others.row(self.load, &self.ground.take_tally()?, seconds)?;
-        Ok(Part { name: name.to_owned(), row })
-    }
-
-    async fn part(&self, name: &str, length: Duration) -> anyhow::Result<Part> {
-        let (_, began_us) = self.begin()?;
-        self.stage.runtime.sleep(length).await;
-        self.end(name, began_us)
+    async fn part(&self, name: &str) -> anyhow::Result<Part> {
+        Ok(self.steady.part(name, self.stage.options.duration).await?.0)
     }
 }

@@ -7,7 +7,6 @@
 //! node is ready. In the end every key
 //! that was written is read through every node.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,26 +14,22 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use super::gaps::{Gap, Struck, gaps};
-use super::ledger::{Answer, Lost, ReadBack, Written, lost};
 use super::options::STEADY_RATE;
 use super::pace::{open, stop};
+use super::reading_back::read_all_back;
 use super::results::{GapSummary, Kill, Kills};
 use super::schedule::Schedule;
 use super::stage::{Load, Stage};
-use super::worker::{Ground, Kept, TIMEOUT, prefix};
+use super::worker::{Ground, Kept};
 use crate::history::{Ended, Seeded};
 use crate::lab::cluster::Cluster;
-use crate::lab::load::{Scene, read_back};
 use crate::lab::stats::nearest_rank;
-use crate::lab::workload::key;
-use crate::types::{Key, Mode};
+use crate::types::Mode;
 
 /// The load runs undisturbed for this long before each kill, and after the last restart.
 const STEADY_FOR: Duration = Duration::from_millis(1_500);
 /// A killed node stays down for this long.
 const DOWN_FOR: Duration = Duration::from_secs(2);
-/// How many keys are read back at a time: every answer is kept until they are judged.
-const READ_BACK_KEYS: usize = 10_000;
 
 /// A node that was asked to stop must have ended within this time.
 const STOPPED_WITHIN: Duration = Duration::from_secs(30);
@@ -257,34 +252,6 @@ fn summary(kills: &[Kill], victims: Victims) -> Option<GapSummary> {
         kills.iter().filter_map(gap_ms).map(|gap_ms| (gap_ms * 1e3).round() as u64).collect();
     let at = |share| nearest_rank(&gaps_us, share).map(in_ms);
     Some(GapSummary { count: gaps_us.len(), p50_ms: at(0.5)?, p99_ms: at(0.99)?, max_ms: at(1.0)? })
-}
-
-/// Reads every written key through every node, at the mode's default level.
-async fn read_all_back(stage: &Stage<'_>, load: Load, written: &[Written]) -> anyhow::Result<Lost> {
-    let mut numbers: Vec<u32> = written.iter().map(|write| write.key).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let (seed, nodes) = (stage.options.seed, stage.nodes.clone());
-    let scene = Scene::new(stage.runtime, stage.mode, nodes, TIMEOUT, load.value_bytes, seed);
-    let prefix = prefix(load.value_bytes);
-    let mut reads = Vec::new();
-    for part in numbers.chunks(READ_BACK_KEYS) {
-        let named = part.iter().map(|number| Ok((key(&prefix, *number as usize)?, *number)));
-        let named: BTreeMap<Key, u32> = named.collect::<anyhow::Result<_>>()?;
-        let keys: Vec<Key> = named.keys().cloned().collect();
-        let mut last: BTreeMap<(u32, u16), Answer> = BTreeMap::new();
-        for op in read_back(&scene, &keys).await {
-            let answer = match (op.ended, op.version) {
-                (Ended::Ok, Some(version)) => Answer::Version(version),
-                (Ended::Ok, None) => Answer::Nothing,
-                _ => Answer::None,
-            };
-            // A read without an answer is tried again: the last try counts.
-            last.insert((named[&op.key], op.node), answer);
-        }
-        reads.extend(last.into_iter().map(|((key, node), answer)| ReadBack { key, node, answer }));
-    }
-    Ok(lost(written, &reads))
 }
 
 #[cfg(test)]

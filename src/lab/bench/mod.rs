@@ -15,11 +15,13 @@
 mod absences;
 mod course;
 mod gaps;
+mod growth;
 mod kills;
 mod ledger;
 mod loading;
 pub mod options;
 mod pace;
+mod reading_back;
 mod report;
 mod restarts;
 pub mod results;
@@ -27,6 +29,7 @@ mod rows;
 mod schedule;
 mod snapshots;
 mod stage;
+mod steady;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -97,6 +100,7 @@ fn steps(options: &BenchOptions) -> u64 {
                 + if events.restart { restarts } else { 0 }
                 + if events.snapshot { 2 } else { 0 }
                 + if events.away > 0 { 2 } else { 0 }
+                + if events.grow { 3 } else { 0 }
         }
     };
     let loading = u64::from(options.loads());
@@ -165,6 +169,7 @@ fn begin(options: &BenchOptions, runtime: &Runtime, place: &Place) -> BenchResul
         restarts: Vec::new(),
         snapshots: Vec::new(),
         absences: Vec::new(),
+        growths: Vec::new(),
         ended_early: None,
     }
 }
@@ -189,7 +194,9 @@ impl Place {
 
     /// Removes the directories, unless what is in them shows how something was lost.
     fn tidy(&self, results: &BenchResults) {
-        let is_evidence = results.kills.iter().any(|kills| kills.evidence.is_some());
+        let kept = results.kills.iter().map(|kills| &kills.evidence);
+        let grown = results.growths.iter().map(|growth| &growth.evidence);
+        let is_evidence = kept.chain(grown).any(Option::is_some);
         if self.own && !is_evidence {
             let _ = std::fs::remove_dir_all(&self.directory);
         }
@@ -320,6 +327,10 @@ impl Bench<'_> {
         if events.away > 0 {
             let found = absences::run(stage, load, events.away).await?;
             self.results.lock().absences.push(found);
+        }
+        if events.grow {
+            let found = growth::run(stage, load).await?;
+            self.results.lock().growths.push(found);
         }
         Ok(())
     }

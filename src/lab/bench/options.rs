@@ -167,6 +167,8 @@ pub struct Events {
     pub snapshot: bool,
     /// How many keys are written while a replica is away; none is where it is 0.
     pub away: usize,
+    /// Whether two nodes join, partitions move to them, and back.
+    pub grow: bool,
 }
 
 impl Events {
@@ -178,7 +180,7 @@ impl Events {
     /// Whether a steady load goes on meanwhile.
     pub fn under_load(self) -> bool {
         let ends = self.kill_leader + self.stop_leader + self.kill_follower + self.pause_follower;
-        ends > 0 || self.snapshot || self.away > 0
+        ends > 0 || self.snapshot || self.away > 0 || self.grow
     }
 }
 
@@ -271,7 +273,7 @@ impl BenchOptions {
 
     fn validate_events(&self) -> Result<(), String> {
         let Events { kill_leader, stop_leader, kill_follower, pause_follower, .. } = self.events;
-        let Events { restart, snapshot, away, .. } = self.events;
+        let Events { restart, snapshot, away, grow, .. } = self.events;
         let asked = [
             ("--kill-leader", kill_leader > 0),
             ("--stop-leader", stop_leader > 0),
@@ -280,6 +282,7 @@ impl BenchOptions {
             ("--restart", restart),
             ("--snapshot", snapshot),
             ("--away", away > 0),
+            ("--grow", grow),
         ];
         let Some((event, _)) = asked.into_iter().find(|(_, asked)| *asked) else { return Ok(()) };
         let Subject::Started(nodes) = &self.subject else {
@@ -316,6 +319,9 @@ impl BenchOptions {
                 "--away {away}: expected 3 --nodes, each of which holds every key"
             ));
         }
+        if grow && (nodes.modes.contains(&Mode::Leader) || nodes.nodes != 3) {
+            return Err("--grow: expected --mode leaderless and 3 --nodes".to_owned());
+        }
         let of_followers =
             [("--kill-follower", kill_follower), ("--pause-follower", pause_follower)];
         if let Some((flag, times)) = of_followers.into_iter().find(|(_, times)| *times > 0)
@@ -334,7 +340,7 @@ impl BenchOptions {
 
     /// Whether every key is written before anything is measured.
     pub fn loads(&self) -> bool {
-        self.load || self.events.restart || self.events.snapshot
+        self.load || self.events.restart || self.events.snapshot || self.events.grow
     }
 
     /// The level that reads of `mix` ask for; `None` where they name none.

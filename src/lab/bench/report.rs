@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::results::{Absent, BenchResults, Kills, Part, Restart, Restarts, Row, Snapshot, p99_us};
+use super::results::{
+    Absent, BenchResults, Growth, Kills, Moved, Part, Restart, Restarts, Row, Snapshot, p99_us,
+};
 use crate::lab::report::document::{Block, Table};
 use crate::lab::report::words::{bytes, count, number, time_ms, time_us, when, whole};
 use crate::lab::report::{markdown, terminal as plain};
@@ -61,6 +63,9 @@ fn blocks(results: &BenchResults) -> Vec<Block> {
     }
     for absent in &results.absences {
         blocks.extend(of_absence(absent));
+    }
+    for growth in &results.growths {
+        blocks.extend(of_growth(growth));
     }
     blocks.push(Block::List(notes(results)));
     blocks
@@ -261,6 +266,40 @@ fn of_absence(absent: &Absent) -> Vec<Block> {
         time_ms(absent.equal_ms)
     );
     of_parts(&absent.parts, what, absent.missed)
+}
+
+fn of_growth(growth: &Growth) -> Vec<Block> {
+    let parts =
+        of_parts(&growth.parts, "two nodes joined, and left again".to_owned(), growth.missed);
+    let line = |moved: &Moved| {
+        let nodes: Vec<String> = moved.nodes.iter().map(ToString::to_string).collect();
+        vec![
+            format!("to nodes {}", nodes.join(", ")),
+            format!("{} s", number(moved.seconds)),
+            whole(moved.records),
+            whole(moved.least_records),
+            format!("{:.2} ×", moved.records as f64 / moved.least_records.max(1) as f64),
+        ]
+    };
+    let title = format!(
+        "{}, {} keys of {}",
+        growth.mode,
+        whole(growth.keys as u64),
+        bytes(growth.value_bytes as f64)
+    );
+    let head = [&title, "took", "records sent", "the least", "ratio"];
+    let moved = table(&head, growth.changes.iter().map(line).collect());
+    let kept = format!(
+        "acknowledged writes: {}; of those lost: {}; keys that could not be read back: {}",
+        whole(growth.acknowledged_writes),
+        whole(growth.lost_writes),
+        whole(growth.unread_keys)
+    );
+    let mut lines = vec![kept];
+    lines.extend(growth.examples.iter().map(|example| format!("  LOST: {example}")));
+    lines.extend(growth.evidence.iter().map(|path| format!("  the nodes' data is kept in {path}")));
+    lines.push(String::new());
+    std::iter::once(moved).chain([Block::List(lines)]).chain(parts).collect()
 }
 
 /// The parts of a load while a node came back, and what it came back to.

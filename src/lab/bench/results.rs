@@ -33,6 +33,8 @@ pub struct BenchResults {
     pub snapshots: Vec<Snapshot>,
     #[serde(default)]
     pub absences: Vec<Absent>,
+    #[serde(default)]
+    pub growths: Vec<Growth>,
     /// Why it ended before it was done; absent where it did not.
     pub ended_early: Option<String>,
 }
@@ -225,6 +227,40 @@ pub struct Absent {
     pub parts: Vec<Part>,
 }
 
+/// Partitions that moved to nodes that joined, and back, under a steady load.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Growth {
+    pub mode: Mode,
+    pub keys: usize,
+    pub value_bytes: usize,
+    pub changes: Vec<Moved>,
+    /// Arrivals of the load, in all parts and between them, for which there was no room.
+    pub missed: u64,
+    /// `before`, `growing`, `shrinking` and `after`.
+    pub parts: Vec<Part>,
+    pub acknowledged_writes: u64,
+    pub lost_writes: u64,
+    /// Written keys that some read gave no answer for.
+    pub unread_keys: u64,
+    /// The first lost writes, in words.
+    pub examples: Vec<String>,
+    /// Where the nodes' data is kept; absent where nothing was lost.
+    pub evidence: Option<String>,
+}
+
+/// One change of the layout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Who holds partitions after it.
+    pub nodes: Vec<u16>,
+    /// Until nobody had anything left to bring to others.
+    pub seconds: f64,
+    /// Records that nodes sent each other for it, and to repair what differed meanwhile.
+    pub records: u64,
+    /// Every loaded record of a partition once to each node that came to hold it.
+    pub least_records: u64,
+}
+
 /// A part of the load. What it cost is not in its row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Part {
@@ -256,6 +292,7 @@ impl BenchResults {
         failed.extend(self.ended_early.clone());
         let parts = self.snapshots.iter().flat_map(|snapshot| &snapshot.parts);
         let parts = parts.chain(self.absences.iter().flat_map(|absent| &absent.parts));
+        let parts = parts.chain(self.growths.iter().flat_map(|growth| &growth.parts));
         // A node may be back before the load has done anything.
         let parts = parts.filter(|part| part.name != "while");
         let rows = self.rows.iter().chain(parts.map(|part| &part.row));
@@ -268,14 +305,18 @@ impl BenchResults {
                 codes.join(", ")
             ));
         }
-        for kills in &self.kills {
-            let Kills { mode, lost_writes, unread_keys, .. } = kills;
-            if *lost_writes > 0 {
+        let kept = self.kills.iter().map(|it| (it.mode, it.lost_writes, it.unread_keys));
+        let grown = self.growths.iter().map(|it| (it.mode, it.lost_writes, it.unread_keys));
+        for (mode, lost_writes, unread_keys) in kept.chain(grown) {
+            if lost_writes > 0 {
                 failed.push(format!("{mode} mode lost {lost_writes} acknowledged writes"));
             }
-            if *unread_keys > 0 {
+            if unread_keys > 0 {
                 unknown.push(format!("{unread_keys} keys could not be read back in {mode} mode"));
             }
+        }
+        for kills in &self.kills {
+            let mode = kills.mode;
             let silent = kills.kills.iter().filter(|kill| kill.first_write_ms.is_none()).count();
             if silent > 0 {
                 failed

@@ -95,6 +95,7 @@ fn results() -> BenchResults {
         restarts: Vec::new(),
         snapshots: Vec::new(),
         absences: Vec::new(),
+        growths: Vec::new(),
         ended_early: None,
     }
 }
