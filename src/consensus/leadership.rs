@@ -235,8 +235,11 @@ impl Leadership {
                 return None;
             }
             let soon = deadline.min(self.runtime.now() + CHECK_EVERY);
-            // Either way, what is known now is looked at.
-            let _ = self.runtime.deadline(soon, leader.changed()).await;
+            // Whether one was told in time or not, what is known now is looked at. Once nobody is left to tell,
+            // as where the node stops meanwhile, there is nothing to wait for.
+            if let Some(Err(_)) = self.runtime.deadline(soon, leader.changed()).await {
+                return None;
+            }
         }
     }
 
