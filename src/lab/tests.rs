@@ -361,7 +361,7 @@ fn bench_with_a_kill(fault: &str) -> BenchResults {
     options.validate().expect("it makes sense");
     let results = bench(&options).expect("it runs");
     assert_eq!(results.ended_early, None);
-    assert!(results.kills[0].acknowledged_writes > 0);
+    assert!(results.kills[0].kept.acknowledged_writes > 0);
     assert_nobody_lives(&trial);
     results
 }
@@ -369,9 +369,9 @@ fn bench_with_a_kill(fault: &str) -> BenchResults {
 #[test]
 fn a_bench_finds_acknowledged_writes_that_were_dropped_and_none_where_none_was() {
     let kept = bench_with_a_kill("none");
-    assert_eq!((kept.kills[0].lost_writes, kept.verdict()), (0, BenchVerdict::Done));
+    assert_eq!((kept.kills[0].kept.lost_writes, kept.verdict()), (0, BenchVerdict::Done));
     let lost = bench_with_a_kill("lose");
-    assert!(lost.kills[0].lost_writes > 0, "{:#?}", lost.kills);
+    assert!(lost.kills[0].kept.lost_writes > 0, "{:#?}", lost.kills);
     assert!(matches!(lost.verdict(), BenchVerdict::Failed(_)));
 }
 

@@ -33,8 +33,8 @@ mod tests;
 
 /// The format of a data directory as a whole: the log, the table's rows, and these files. Format 2
 /// has writes with idempotency keys in the log, and the members' roster in the group's state; format 3
-/// has the layout there, and in the log; format 4 has the collection horizons in both, and beside the rows which of
-/// them are deletions.
+/// has the layout there, and in the log; format 4 has the collection horizons in the log and the table, and there
+/// also which rows are deletions.
 const FORMAT: u32 = 4;
 
 const IDENTITY_FILE: &str = "identity.json";

@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-
 use super::results::Part;
 use super::stage::{Load, Stage};
 use super::steady::Steady;
@@ -61,10 +59,7 @@ pub async fn run(
     load: Load,
     absence: &mut impl Absence,
 ) -> anyhow::Result<Ran> {
-    let mut cluster = stage.cluster.take().context("the nodes are not bench's own")?;
-    let ran = under_load(stage, &mut cluster, load, absence).await;
-    stage.cluster = Some(cluster);
-    ran
+    stage.with_cluster(async |stage, cluster| under_load(stage, cluster, load, absence).await).await
 }
 
 async fn under_load(
@@ -88,8 +83,8 @@ async fn under_load(
     };
     let steady = Steady::new(&others, load, false)?;
     let course = Course { stage, others: &others, load: steady.load, victim, steady: &steady };
-    let (mut ran, missed) = steady.during(course.run(cluster, absence)).await?;
-    ran.missed = missed;
+    let (mut ran, offered) = steady.during(course.run(cluster, absence)).await?;
+    ran.missed = offered.missed;
     Ok(ran)
 }
 

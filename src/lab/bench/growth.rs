@@ -40,10 +40,7 @@ struct Layout {
 
 /// Measures both changes, on the stage's own nodes.
 pub async fn run(stage: &mut Stage<'_>, load: Load) -> anyhow::Result<Growth> {
-    let mut cluster = stage.cluster.take().context("the nodes are not bench's own")?;
-    let ran = under_load(stage, &mut cluster, load).await;
-    stage.cluster = Some(cluster);
-    ran
+    stage.with_cluster(async |stage, cluster| under_load(stage, cluster, load).await).await
 }
 
 async fn under_load(
@@ -59,22 +56,15 @@ async fn under_load(
         keys: keys_of_partitions(stage, load)?,
         ran: Ran::default(),
     };
-    let (Ran { changes, parts, written }, missed) = steady.during(course.run(cluster)).await?;
-    stage.progress.step(&format!("{}: reading back what was written", stage.mode));
-    let lost = read_all_back(stage, load, &written).await?;
-    let evidence = (lost.writes > 0).then(|| cluster.keep_data().display().to_string());
+    let (Ran { changes, parts, written }, offered) = steady.during(course.run(cluster)).await?;
     Ok(Growth {
         mode: stage.mode,
         keys: stage.options.keys,
         value_bytes: load.value_bytes,
         changes,
-        missed,
+        missed: offered.missed,
         parts,
-        acknowledged_writes: written.len() as u64,
-        lost_writes: lost.writes,
-        unread_keys: lost.unread_keys,
-        examples: lost.examples,
-        evidence,
+        kept: read_all_back(stage, cluster, load, &written).await?,
     })
 }
 

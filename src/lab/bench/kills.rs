@@ -11,15 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 
 use super::gaps::{Gap, Struck, gaps};
-use super::options::STEADY_RATE;
-use super::pace::{open, stop};
 use super::reading_back::read_all_back;
 use super::results::{GapSummary, Kill, Kills};
-use super::schedule::Schedule;
 use super::stage::{Load, Stage};
+use super::steady::Steady;
 use super::worker::{Ground, Kept};
 use crate::history::{Ended, Seeded};
 use crate::lab::cluster::Cluster;
@@ -79,44 +77,16 @@ pub async fn run(
     victims: Victims,
     times: u32,
 ) -> anyhow::Result<Kills> {
-    let rate_per_second = load.rate_per_second.unwrap_or(STEADY_RATE);
-    let load = Load { rate_per_second: Some(rate_per_second), ..load };
-    let ground = stage.ground(load, true)?;
-    let mut cluster = stage.cluster.take().context("the nodes are not bench's own")?;
-    let ran = under_load(stage, &mut cluster, &ground, load, (victims, times)).await;
-    let ended = match ran {
-        Ok((strikes, offered)) => {
-            let found = judge(stage, &mut cluster, &ground, load, victims, strikes).await;
-            found.map(|mut kills| {
-                offered.note(&mut kills.load);
-                kills
-            })
-        }
-        Err(error) => Err(error),
-    };
-    stage.cluster = Some(cluster);
-    ended
-}
-
-async fn under_load(
-    stage: &Stage<'_>,
-    cluster: &mut Cluster,
-    ground: &Arc<Ground>,
-    load: Load,
-    (victims, times): (Victims, u32),
-) -> anyhow::Result<(Vec<Strike>, super::pace::Offered)> {
-    let (stop, stopped) = stop();
-    let workers = ground.workers(load.connections);
-    let schedule = Schedule::new(load.rate_per_second.unwrap_or(STEADY_RATE), u64::MAX);
-    let strikes = async {
-        let strikes = strike_in_turn(stage, cluster, ground, (victims, times)).await;
-        // Whether it went well or not, the load ends here.
-        drop(stop);
-        strikes
-    };
-    let load = open(workers, schedule, stage.options.max_in_flight, stopped);
-    let (strikes, load) = tokio::join!(biased; strikes, load);
-    Ok((strikes?, load?.1))
+    stage
+        .with_cluster(async |stage, cluster| {
+            let steady = Steady::new(stage, load, true)?;
+            let striking = strike_in_turn(stage, cluster, &steady.ground, (victims, times));
+            let (strikes, offered) = steady.during(striking).await?;
+            let mut kills = judge(cluster, &steady, victims, strikes).await?;
+            offered.note(&mut kills.load);
+            Ok(kills)
+        })
+        .await
 }
 
 async fn strike_in_turn(
@@ -184,22 +154,18 @@ async fn choose(
 }
 
 async fn judge(
-    stage: &Stage<'_>,
     cluster: &mut Cluster,
-    ground: &Arc<Ground>,
-    load: Load,
+    steady: &Steady<'_>,
     victims: Victims,
     strikes: Vec<Strike>,
 ) -> anyhow::Result<Kills> {
-    let ended_us = ground.now_us();
-    let mut tally = ground.take_tally()?;
-    let row = stage.row(load, &tally, ended_us as f64 / 1e6)?;
+    let stage = steady.stage;
+    let ended_us = steady.ground.now_us();
+    let mut tally = steady.ground.take_tally()?;
+    let row = stage.row(steady.load, &tally, ended_us as f64 / 1e6)?;
     let kept = tally.kept.take().unwrap_or_default();
-    stage.progress.step(&format!("{}: reading back what was written", stage.mode));
     cluster.wait_until_ready().await?;
-    let lost = read_all_back(stage, load, &kept.written).await?;
     let kills = kills(&strikes, &kept, ended_us);
-    let evidence = (lost.writes > 0).then(|| cluster.keep_data().display().to_string());
     Ok(Kills {
         mode: stage.mode,
         victims: victims.as_str(stage.mode).to_owned(),
@@ -207,11 +173,7 @@ async fn judge(
         gap: summary(&kills, victims),
         kills,
         load: row,
-        acknowledged_writes: kept.written.len() as u64,
-        lost_writes: lost.writes,
-        unread_keys: lost.unread_keys,
-        examples: lost.examples,
-        evidence,
+        kept: read_all_back(stage, cluster, steady.load, &kept.written).await?,
     })
 }
 

@@ -194,9 +194,7 @@ impl Place {
 
     /// Removes the directories, unless what is in them shows how something was lost.
     fn tidy(&self, results: &BenchResults) {
-        let kept = results.kills.iter().map(|kills| &kills.evidence);
-        let grown = results.growths.iter().map(|growth| &growth.evidence);
-        let is_evidence = kept.chain(grown).any(Option::is_some);
+        let is_evidence = results.read_back().any(|(_, kept)| kept.evidence.is_some());
         if self.own && !is_evidence {
             let _ = std::fs::remove_dir_all(&self.directory);
         }

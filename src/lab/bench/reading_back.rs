@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::ledger::{Answer, Lost, ReadBack, Written, lost};
+use super::ledger::{self, Answer, Written, lost};
+use super::results::ReadBack;
 use super::stage::{Load, Stage};
 use super::worker::{TIMEOUT, prefix};
 use crate::history::Ended;
+use crate::lab::cluster::Cluster;
 use crate::lab::load::{Scene, read_back};
 use crate::lab::workload::key;
 use crate::types::Key;
@@ -13,12 +15,15 @@ use crate::types::Key;
 /// How many keys are read back at a time: every answer is kept until they are judged.
 const READ_BACK_KEYS: usize = 10_000;
 
-/// Reads every written key through every node, at the mode's default level.
+/// Reads every written key through every node, at the mode's default level. Where one is lost, the nodes' data
+/// is kept.
 pub async fn read_all_back(
     stage: &Stage<'_>,
+    cluster: &mut Cluster,
     load: Load,
     written: &[Written],
-) -> anyhow::Result<Lost> {
+) -> anyhow::Result<ReadBack> {
+    stage.progress.step(&format!("{}: reading back what was written", stage.mode));
     let mut numbers: Vec<u32> = written.iter().map(|write| write.key).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -40,7 +45,18 @@ pub async fn read_all_back(
             // A read without an answer is tried again: the last try counts.
             last.insert((named[&op.key], op.node), answer);
         }
-        reads.extend(last.into_iter().map(|((key, node), answer)| ReadBack { key, node, answer }));
+        reads.extend(last.into_iter().map(|((key, node), answer)| ledger::ReadBack {
+            key,
+            node,
+            answer,
+        }));
     }
-    Ok(lost(written, &reads))
+    let lost = lost(written, &reads);
+    Ok(ReadBack {
+        acknowledged_writes: written.len() as u64,
+        lost_writes: lost.writes,
+        unread_keys: lost.unread_keys,
+        examples: lost.examples,
+        evidence: (lost.writes > 0).then(|| cluster.keep_data().display().to_string()),
+    })
 }

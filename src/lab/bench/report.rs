@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::results::{
-    Absent, BenchResults, Growth, Kills, Moved, Part, Restart, Restarts, Row, Snapshot, p99_us,
+    Absent, BenchResults, Growth, Kills, Moved, Part, ReadBack, Restart, Restarts, Row, Snapshot,
+    p99_us,
 };
 use crate::lab::report::document::{Block, Table};
 use crate::lab::report::words::{bytes, count, number, time_ms, time_us, when, whole};
@@ -202,16 +203,8 @@ fn of_kills(kills: &Kills) -> Vec<Block> {
             count(gap.count as u64, "time")
         )
     });
-    let kept = format!(
-        "acknowledged writes: {}; of those lost: {}; keys that could not be read back: {}",
-        whole(kills.acknowledged_writes),
-        whole(kills.lost_writes),
-        whole(kills.unread_keys)
-    );
-    let mut lines = vec![gap, kept];
-    lines.extend(kills.examples.iter().map(|example| format!("  LOST: {example}")));
-    lines.extend(kills.evidence.iter().map(|path| format!("  the nodes' data is kept in {path}")));
-    lines.push(String::new());
+    let mut lines = vec![gap];
+    lines.extend(of_read_back(&kills.kept));
     let [speeds, _] = tables_of(&[load]);
     let rows = kills.kills.iter().map(line).collect();
     vec![table(&head, rows), Block::List(lines), speeds]
@@ -289,17 +282,21 @@ fn of_growth(growth: &Growth) -> Vec<Block> {
     );
     let head = [&title, "took", "records sent", "the least", "ratio"];
     let moved = table(&head, growth.changes.iter().map(line).collect());
-    let kept = format!(
+    [moved, Block::List(of_read_back(&growth.kept))].into_iter().chain(parts).collect()
+}
+
+/// What became of the acknowledged writes, and an empty line.
+fn of_read_back(kept: &ReadBack) -> Vec<String> {
+    let mut lines = vec![format!(
         "acknowledged writes: {}; of those lost: {}; keys that could not be read back: {}",
-        whole(growth.acknowledged_writes),
-        whole(growth.lost_writes),
-        whole(growth.unread_keys)
-    );
-    let mut lines = vec![kept];
-    lines.extend(growth.examples.iter().map(|example| format!("  LOST: {example}")));
-    lines.extend(growth.evidence.iter().map(|path| format!("  the nodes' data is kept in {path}")));
+        whole(kept.acknowledged_writes),
+        whole(kept.lost_writes),
+        whole(kept.unread_keys)
+    )];
+    lines.extend(kept.examples.iter().map(|example| format!("  LOST: {example}")));
+    lines.extend(kept.evidence.iter().map(|path| format!("  the nodes' data is kept in {path}")));
     lines.push(String::new());
-    std::iter::once(moved).chain([Block::List(lines)]).chain(parts).collect()
+    lines
 }
 
 /// The parts of a load while a node came back, and what it came back to.

@@ -133,6 +133,13 @@ pub struct Kills {
     pub gap: Option<GapSummary>,
     /// The load, all of it.
     pub load: Row,
+    #[serde(flatten)]
+    pub kept: ReadBack,
+}
+
+/// What became of the writes that were acknowledged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadBack {
     pub acknowledged_writes: u64,
     /// Acknowledged writes that later read back missing or older: must be 0.
     pub lost_writes: u64,
@@ -238,14 +245,8 @@ pub struct Growth {
     pub missed: u64,
     /// `before`, `growing`, `shrinking` and `after`.
     pub parts: Vec<Part>,
-    pub acknowledged_writes: u64,
-    pub lost_writes: u64,
-    /// Written keys that some read gave no answer for.
-    pub unread_keys: u64,
-    /// The first lost writes, in words.
-    pub examples: Vec<String>,
-    /// Where the nodes' data is kept; absent where nothing was lost.
-    pub evidence: Option<String>,
+    #[serde(flatten)]
+    pub kept: ReadBack,
 }
 
 /// One change of the layout.
@@ -286,6 +287,12 @@ pub enum BenchVerdict {
 }
 
 impl BenchResults {
+    /// What was read back, and in which mode.
+    pub fn read_back(&self) -> impl Iterator<Item = (Mode, &ReadBack)> {
+        let kills = self.kills.iter().map(|kills| (kills.mode, &kills.kept));
+        kills.chain(self.growths.iter().map(|growth| (growth.mode, &growth.kept)))
+    }
+
     /// What follows from the results.
     pub fn verdict(&self) -> BenchVerdict {
         let (mut failed, mut unknown) = (Vec::new(), Vec::new());
@@ -305,13 +312,11 @@ impl BenchResults {
                 codes.join(", ")
             ));
         }
-        let kept = self.kills.iter().map(|it| (it.mode, it.lost_writes, it.unread_keys));
-        let grown = self.growths.iter().map(|it| (it.mode, it.lost_writes, it.unread_keys));
-        for (mode, lost_writes, unread_keys) in kept.chain(grown) {
-            if lost_writes > 0 {
+        for (mode, ReadBack { lost_writes, unread_keys, .. }) in self.read_back() {
+            if *lost_writes > 0 {
                 failed.push(format!("{mode} mode lost {lost_writes} acknowledged writes"));
             }
-            if unread_keys > 0 {
+            if *unread_keys > 0 {
                 unknown.push(format!("{unread_keys} keys could not be read back in {mode} mode"));
             }
         }

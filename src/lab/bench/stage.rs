@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use super::options::{BenchOptions, Mix};
 use super::worker::{Ground, Shape, Tally};
 use crate::lab::cluster::Cluster;
@@ -35,6 +37,17 @@ pub struct Load {
 }
 
 impl Stage<'_> {
+    /// Does something to the nodes, which must be bench's own.
+    pub async fn with_cluster<T>(
+        &mut self,
+        something: impl AsyncFnOnce(&Stage<'_>, &mut Cluster) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let mut cluster = self.cluster.take().context("the nodes are not bench's own")?;
+        let done = something(self, &mut cluster).await;
+        self.cluster = Some(cluster);
+        done
+    }
+
     /// What the nodes have used so far.
     pub async fn readings(&self) -> anyhow::Result<Readings> {
         match &self.cluster {

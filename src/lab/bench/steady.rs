@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::options::STEADY_RATE;
-use super::pace::{open, stop};
+use super::pace::{Offered, open, stop};
 use super::results::Part;
 use super::schedule::Schedule;
 use super::stage::{Load, Stage};
@@ -18,7 +18,7 @@ pub struct Steady<'a> {
     /// The nodes through which it goes.
     pub stage: &'a Stage<'a>,
     pub load: Load,
-    ground: Arc<Ground>,
+    pub ground: Arc<Ground>,
 }
 
 impl<'a> Steady<'a> {
@@ -29,12 +29,11 @@ impl<'a> Steady<'a> {
         Ok(Steady { stage, load, ground: stage.ground(load, keeps_writes)? })
     }
 
-    /// Does something while the load goes on, which ends with it however it went. Also gives for how many
-    /// arrivals there was no room.
+    /// Does something while the load goes on, which ends with it however it went. Also gives what was offered.
     pub async fn during<T>(
         &self,
         something: impl Future<Output = anyhow::Result<T>>,
-    ) -> anyhow::Result<(T, u64)> {
+    ) -> anyhow::Result<(T, Offered)> {
         let (stop, stopped) = stop();
         let workers = self.ground.workers(self.load.connections);
         let schedule = Schedule::new(self.load.rate_per_second.unwrap_or(STEADY_RATE), u64::MAX);
@@ -45,8 +44,7 @@ impl<'a> Steady<'a> {
         };
         let offered = open(workers, schedule, self.stage.options.max_in_flight, stopped);
         let (done, offered) = tokio::join!(biased; done, offered);
-        let (_, offered) = offered?;
-        Ok((done?, offered.missed))
+        Ok((done?, offered?.1))
     }
 
     /// Forgets what was counted so far.

@@ -62,11 +62,13 @@ fn kills(lost_writes: u64) -> Kills {
         kills: vec![kill],
         gap: Some(GapSummary { count: 1, p50_ms: 340.0, p99_ms: 340.0, max_ms: 340.0 }),
         load: row(),
-        acknowledged_writes: 1_234,
-        lost_writes,
-        unread_keys: 0,
-        examples: (0..lost_writes).map(|number| format!("key number {number}")).collect(),
-        evidence: None,
+        kept: ReadBack {
+            acknowledged_writes: 1_234,
+            lost_writes,
+            unread_keys: 0,
+            examples: (0..lost_writes).map(|number| format!("key number {number}")).collect(),
+            evidence: None,
+        },
     }
 }
 
@@ -161,7 +163,8 @@ fn a_lost_write_fails_the_bench_and_is_shown() {
 #[test]
 fn what_was_never_done_and_what_could_not_be_read_back_is_no_success() {
     let mut unread = results();
-    unread.kills = vec![Kills { unread_keys: 3, ..kills(0) }];
+    unread.kills = vec![kills(0)];
+    unread.kills[0].kept.unread_keys = 3;
     assert!(matches!(unread.verdict(), BenchVerdict::Unknown(_)));
     let mut silent = results();
     silent.rows[0].operations.done = 0;
