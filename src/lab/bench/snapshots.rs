@@ -73,7 +73,7 @@ impl Absence for CutLog {
                 if cut {
                     return Ok(());
                 }
-                stage.runtime.sleep(LOOK_EVERY * 10).await;
+                stage.runtime.sleep(LOOK_EVERY * 2).await;
             }
         }
         bail!("every key was written {REWRITES} times, and no log was cut: expected more --keys")

@@ -35,7 +35,7 @@ const BATCH: usize = 512;
 
 /// Hints read and sent at once, in number and about in bytes: a small part of what may queue for a
 /// peer, so that clients' writes keep their place.
-const PAGE: usize = 256;
+const PAGE: usize = 64;
 const PAGE_BYTES: usize = 4 << 20;
 
 /// What a row of a hint takes beside its key and record, in bytes.
@@ -73,6 +73,8 @@ struct State {
     waiting: Vec<Hint>,
     /// Bytes of all, those that wait included, for each replica.
     kept: BTreeMap<NodeId, u64>,
+    /// Where the next page for a replica begins: see [`Hints::page`].
+    next_row: BTreeMap<NodeId, Bytes>,
 }
 
 impl State {
@@ -170,21 +172,37 @@ impl Hints {
         self.table.apply(batch)
     }
 
-    /// The first hints for a replica, about as many as go out at once.
+    /// The next hints for a replica, about as many as go out at once; empty where there are none.
+    ///
+    /// Pages go through all of a replica's hints and then begin again with what was not taken. Were each
+    /// to begin with the first, it would pass all that were removed before: a table that keeps a mark
+    /// for what was removed reads those marks, so that each page would take longer than the one before.
     pub fn page(&self, to: NodeId) -> Result<Vec<Hint>, TableError> {
-        let (from, end) = rows::hint_range_of(to);
+        let (first, end) = rows::hint_range_of(to);
+        let next_row = self.state.lock().next_row.remove(&to);
         on_a_task(&*self.table, || {
-            let (mut page, mut bytes) = (Vec::new(), 0);
-            for row in self.table.scan_keys(&from, &end, PAGE)? {
-                let Some(record) = self.table.get(&row)? else { continue };
-                bytes += record.len();
-                page.push(hint(&row, &record)?);
-                if bytes >= PAGE_BYTES {
-                    break;
+            if let Some(next_row) = next_row {
+                let page = self.page_from(to, &next_row, &end)?;
+                if !page.is_empty() {
+                    return Ok(page);
                 }
             }
-            Ok(page)
+            self.page_from(to, &first, &end)
         })
+    }
+
+    fn page_from(&self, to: NodeId, from: &Bytes, end: &Bytes) -> Result<Vec<Hint>, TableError> {
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        for row in self.table.scan_keys(from, end, PAGE)? {
+            let Some(record) = self.table.get(&row)? else { continue };
+            bytes += record.len();
+            page.push(hint(&row, &record)?);
+            if bytes >= PAGE_BYTES || page.len() == PAGE {
+                self.state.lock().next_row.insert(to, just_after(&row).into());
+                break;
+            }
+        }
+        Ok(page)
     }
 
     /// Forgets hints that arrived; one that was replaced by a newer meanwhile stays.
@@ -306,6 +324,31 @@ mod tests {
         assert_eq!(left.iter().map(|hint| hint.record.clone()).collect::<Vec<_>>(), [record(6)]);
         hints.arrived(&left).expect("forgotten");
         assert_eq!((hints.page(NodeId(2)).expect("none"), hints.bytes_for(NodeId(2))), (vec![], 0));
+    }
+
+    #[test]
+    fn pages_go_on_where_the_last_ended_and_begin_again_with_what_was_not_taken() {
+        let table = table();
+        let hints = hints(&table, 1 << 20);
+        let all = 2 * PAGE + 3;
+        (0..all).for_each(|number| hints.note(NodeId(2), &key(number), &record(5)));
+        store(&hints);
+        let page = || {
+            let page = hints.page(NodeId(2)).expect("a page");
+            page.into_iter().map(|hint| hint.key).collect::<Vec<_>>()
+        };
+        let keys = |from: usize, to: usize| (from..to).map(key).collect::<Vec<_>>();
+        for _ in 0..2 {
+            assert_eq!(page(), keys(0, PAGE));
+            assert_eq!(page(), keys(PAGE, 2 * PAGE));
+            assert_eq!(page(), keys(2 * PAGE, all));
+        }
+        page();
+        let rest = hints.page(NodeId(2)).expect("a page");
+        hints.arrived(&rest).expect("forgotten");
+        let rest = hints.page(NodeId(2)).expect("a page");
+        hints.arrived(&rest).expect("forgotten");
+        assert_eq!(page(), keys(0, PAGE), "what was not taken is next, and never skipped");
     }
 
     #[test]
